@@ -1,1 +1,51 @@
-//! (room under construction)
+//! The components that come with essrun, compiled by this crate's build script and embedded as bytes.
+//!
+//! They are ordinary components: the sandbox loads them like any other and gives them nothing more. What is special is
+//! only where they come from, so their hash is known at build time and pipeline.toml need not pin it. This crate must
+//! never run one; it hands out bytes.
+#![deny(unsafe_code)]
+
+/// A component embedded in the binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuiltIn {
+    /// Its name: what `use = "builtin:NAME"` or the component's own name in pipeline.toml refers to.
+    pub name: &'static str,
+    /// The WASI component.
+    pub wasm: &'static [u8],
+    /// SHA-256 of `wasm`, 64 lower-case hexadecimal digits.
+    pub sha256: &'static str,
+}
+
+include!(concat!(env!("OUT_DIR"), "/all.rs"));
+
+/// All of them, ordered by name.
+pub fn all() -> &'static [BuiltIn] {
+    ALL
+}
+
+/// The one with this name.
+pub fn get(name: &str) -> Option<&'static BuiltIn> {
+    ALL.iter().find(|b| b.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    /// What the README promises of a component's size.
+    const MOST_BYTES: usize = 400 * 1024;
+
+    #[test]
+    fn every_builtin_is_a_small_component_with_its_own_hash() {
+        assert!(all().iter().any(|b| b.name == "synapse"));
+        for b in all() {
+            // Preamble of a component (layer 1), not of a core module (layer 0).
+            assert_eq!(b.wasm.get(..8), Some(&b"\0asm\x0d\0\x01\0"[..]), "{}", b.name);
+            assert!(b.wasm.len() < MOST_BYTES, "{} has {} bytes", b.name, b.wasm.len());
+            assert_eq!(hex::encode(Sha256::digest(b.wasm)), b.sha256);
+            assert_eq!(get(b.name), Some(b));
+        }
+        assert_eq!(get("no-such-component"), None);
+    }
+}

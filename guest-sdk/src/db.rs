@@ -1,0 +1,326 @@
+//! Bounded read-only queries on granted databases.
+//!
+//! The host runs every query as `SELECT … FROM (<sql>)` in a read-only transaction, so it must be one SELECT without a
+//! semicolon; PostgreSQL runs it with an empty search_path. Types beyond [`Cell`] are cast to text in the query.
+
+use crate::{Error, InspectError, host};
+
+pub use crate::bindings::ess::inspect::database::{Cell, DatabaseInfo, Engine, TableInfo, TableKind};
+
+/// Rows asked for at a time; the host may give fewer.
+const PAGE_ROWS: u32 = 1000;
+
+/// Facts about the database behind a label.
+pub fn info(label: &str) -> Result<DatabaseInfo, InspectError> {
+    host::info(label)
+}
+
+/// The same, or `None` where the label is not granted.
+pub fn granted(label: &str) -> Result<Option<DatabaseInfo>, InspectError> {
+    match host::info(label) {
+        Ok(info) => Ok(Some(info)),
+        Err(InspectError::Denied(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// All relations outside the system schemas.
+pub fn tables(label: &str) -> Result<Vec<TableInfo>, InspectError> {
+    host::tables(label)
+}
+
+/// Whether a relation `schema.name` is among `tables`.
+pub fn has(tables: &[TableInfo], full_name: &str) -> bool {
+    tables.iter().any(|t| t.full_name() == full_name)
+}
+
+/// Runs one query.
+pub fn query(label: &str, sql: &str, params: &[Cell]) -> Result<Rows, Error> {
+    let rows = host::query(label, sql, params).map_err(|e| about(e, label, sql))?;
+    let columns = rows.columns();
+    Ok(Rows {
+        rows,
+        columns,
+        about: format!("{label}: {}", brief(sql)),
+        page: Vec::new().into_iter(),
+        ended: false,
+    })
+}
+
+/// The first column of the first row; `None` when there is no row or it is NULL.
+pub fn scalar<T: FromCell>(label: &str, sql: &str, params: &[Cell]) -> Result<Option<T>, Error> {
+    match query(label, sql, params)?.next() {
+        Some(row) => row?.get::<Option<T>>(0),
+        None => Ok(None),
+    }
+}
+
+/// A whole number a query must give, such as a count.
+pub fn count(label: &str, sql: &str, params: &[Cell]) -> Result<i64, Error> {
+    scalar::<i64>(label, sql, params)?
+        .ok_or_else(|| Error::Inspect(format!("{label}: {}: no number came back", brief(sql))))
+}
+
+/// An identifier in double quotes, whatever is in it.
+pub fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A text as a SQL literal that reads the same whatever `standard_conforming_strings` says.
+pub fn literal(text: &str) -> String {
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+impl TableInfo {
+    /// `schema.name`, unquoted, as rules and artifacts write it.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `"schema"."name"`, for SQL.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    /// Whether it has a column.
+    pub fn has_column(&self, name: &str) -> bool {
+        self.columns.iter().any(|c| c == name)
+    }
+}
+
+/// The rows of a query. An iterator; dropping it ends the query.
+pub struct Rows {
+    rows: host::Rows,
+    columns: Vec<String>,
+    about: String,
+    page: std::vec::IntoIter<Vec<Cell>>,
+    ended: bool,
+}
+
+impl Rows {
+    /// Column names in order.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// All rows at once: only for queries that are small by nature.
+    pub fn all(self) -> Result<Vec<Row>, Error> {
+        self.collect()
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(cells) = self.page.next() {
+                return Some(Ok(Row {
+                    cells,
+                    about: self.about.clone(),
+                }));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.rows.next(PAGE_ROWS) {
+                Ok(page) => {
+                    self.ended = page.is_empty();
+                    self.page = page.into_iter();
+                }
+                Err(e) => {
+                    self.ended = true;
+                    return Some(Err(Error::Inspect(format!(
+                        "{}: {}: {}",
+                        self.about,
+                        e.case(),
+                        e.text()
+                    ))));
+                }
+            }
+        }
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone)]
+pub struct Row {
+    cells: Vec<Cell>,
+    about: String,
+}
+
+impl Row {
+    /// The value of a column, counted from 0.
+    pub fn get<T: FromCell>(&self, column: usize) -> Result<T, Error> {
+        let wrong = |found: &str| {
+            Error::Inspect(format!(
+                "{}: column {}: expected {}, found {found}",
+                self.about,
+                column + 1,
+                T::EXPECTED
+            ))
+        };
+        let cell = self.cells.get(column).ok_or_else(|| wrong("no such column"))?;
+        T::from_cell(cell).ok_or_else(|| wrong(kind(cell)))
+    }
+
+    /// The raw cells.
+    pub fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+}
+
+/// What a cell can be read as.
+pub trait FromCell: Sized {
+    /// For the error text.
+    const EXPECTED: &'static str;
+    /// `None` when the cell is of another kind.
+    fn from_cell(cell: &Cell) -> Option<Self>;
+}
+
+impl FromCell for String {
+    const EXPECTED: &'static str = "text";
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Text(t) => Some(t.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl FromCell for i64 {
+    const EXPECTED: &'static str = "a whole number";
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Integer(i) => Some(*i),
+            _ => None,
+        }
+    }
+}
+
+impl FromCell for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Real(r) => Some(*r),
+            _ => None,
+        }
+    }
+}
+
+impl FromCell for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Boolean(b) => Some(*b),
+            _ => None,
+        }
+    }
+}
+
+impl FromCell for Vec<u8> {
+    const EXPECTED: &'static str = "bytes";
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Bytes(b) => Some(b.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl<T: FromCell> FromCell for Option<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+    fn from_cell(cell: &Cell) -> Option<Self> {
+        match cell {
+            Cell::Null => Some(None),
+            other => T::from_cell(other).map(Some),
+        }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(value: &str) -> Self {
+        Cell::Text(value.into())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(value: String) -> Self {
+        Cell::Text(value)
+    }
+}
+
+impl From<i64> for Cell {
+    fn from(value: i64) -> Self {
+        Cell::Integer(value)
+    }
+}
+
+impl From<bool> for Cell {
+    fn from(value: bool) -> Self {
+        Cell::Boolean(value)
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(value: f64) -> Self {
+        Cell::Real(value)
+    }
+}
+
+impl From<Vec<u8>> for Cell {
+    fn from(value: Vec<u8>) -> Self {
+        Cell::Bytes(value)
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Cell::Null, Into::into)
+    }
+}
+
+fn kind(cell: &Cell) -> &'static str {
+    match cell {
+        Cell::Null => "NULL",
+        Cell::Boolean(_) => "a boolean",
+        Cell::Integer(_) => "a whole number",
+        Cell::Real(_) => "a real number",
+        Cell::Text(_) => "text",
+        Cell::Bytes(_) => "bytes",
+    }
+}
+
+/// A query's beginning, to be known by in an error.
+fn brief(sql: &str) -> String {
+    let line = sql.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(120) {
+        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
+        None => line,
+    }
+}
+
+fn about(e: InspectError, label: &str, sql: &str) -> Error {
+    Error::Inspect(format!("{label}: {}: {}: {}", brief(sql), e.case(), e.text()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_and_literals_cannot_be_left() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b"), "E'a\\\\''b'");
+    }
+
+    #[test]
+    fn long_queries_are_cut_between_characters() {
+        assert_eq!(brief(&"ä".repeat(121)).chars().count(), 121);
+    }
+}

@@ -1,0 +1,153 @@
+//! Findings: what a check found, said the same way by every component.
+//!
+//! A check has a stable name and always leaves a finding, also when it passes: a check that says nothing cannot be
+//! told from one that never ran. A failure (severity `error`) stops a restore before the swap, so it must be certain;
+//! what is only odd is a warning. Both say what to do.
+
+use crate::{BackupView, Error, Finding, Severity, db};
+
+/// A check by its stable name, waiting for its outcome.
+#[must_use]
+pub struct Check(String);
+
+/// Begins a finding.
+pub fn check(name: impl Into<String>) -> Check {
+    Check(name.into())
+}
+
+impl Check {
+    fn end(self, severity: Severity, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding {
+            check: self.0,
+            severity,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// It passed.
+    pub fn pass(self, message: impl Into<String>) -> Finding {
+        self.end(Severity::Info, message, "")
+    }
+
+    /// Usable, but somebody must look.
+    pub fn warn(self, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.end(Severity::Warning, message, remedy)
+    }
+
+    /// Must not be used.
+    pub fn fail(self, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.end(Severity::Error, message, remedy)
+    }
+}
+
+/// Findings as they come.
+#[derive(Debug, Clone, Default)]
+pub struct Findings(Vec<Finding>);
+
+impl From<Findings> for Vec<Finding> {
+    fn from(findings: Findings) -> Self {
+        findings.0
+    }
+}
+
+/// Where a restored table can only differ from the dump through a fault of the restore.
+const ROWS_REMEDY: &str = "do not use this restore: remove the target database and restore again into a fresh one; \
+     if the difference stays, check the backup with `essrun check`";
+
+impl Findings {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more.
+    pub fn push(&mut self, finding: Finding) {
+        self.0.push(finding);
+    }
+
+    /// All so far.
+    pub fn all(&self) -> &[Finding] {
+        &self.0
+    }
+
+    /// Compares the rows of every table under `label` with the numbers of the backup.
+    pub fn row_counts(&mut self, backup: &BackupView, label: &str) -> Result<(), Error> {
+        self.row_counts_of(backup, label, |_| true)
+    }
+
+    /// Like [`row_counts`](Findings::row_counts), for the tables (`schema.name`) for which `which` is true.
+    ///
+    /// Counts with ONLY, as the dump did: a table others inherit from must not be counted with its children.
+    pub fn row_counts_of(
+        &mut self,
+        backup: &BackupView,
+        label: &str,
+        which: impl Fn(&str) -> bool,
+    ) -> Result<(), Error> {
+        let tables = db::tables(label)?;
+        let mut wanted = Vec::new();
+        let mut wrong = Vec::new();
+        for (name, rows) in backup.tables(label).filter(|(n, _)| which(n)) {
+            let Some(rows) = rows else { continue };
+            match tables
+                .iter()
+                .find(|t| t.schema.len() + 1 + t.name.len() == name.len() && t.full_name() == name)
+            {
+                Some(table) => wanted.push((table, rows)),
+                None => wrong.push(format!("{name} is missing ({rows} rows)")),
+            }
+        }
+        let mut total = 0u64;
+        for some in wanted.chunks(40) {
+            let sql: Vec<String> = some
+                .iter()
+                .enumerate()
+                .map(|(i, (t, _))| format!("SELECT {i}::bigint AS i, count(*) AS n FROM ONLY {}", t.sql_name()))
+                .collect();
+            let counted = db::query(label, &sql.join(" UNION ALL "), &[])?.all()?;
+            let mut seen = 0;
+            for row in &counted {
+                let index = usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX);
+                let found = row.get::<i64>(1)?;
+                let Some((table, expected)) = some.get(index) else {
+                    return Err(Error::Inspect(
+                        "a count came back for a table that was not asked for".into(),
+                    ));
+                };
+                seen += 1;
+                total = total.saturating_add(*expected);
+                if u64::try_from(found) != Ok(*expected) {
+                    wrong.push(format!("{} has {found} rows, the backup {expected}", table.full_name()));
+                }
+            }
+            if seen != some.len() {
+                return Err(Error::Inspect(format!(
+                    "asked for {} row counts, got {seen}",
+                    some.len()
+                )));
+            }
+        }
+        let check = check(format!("row-counts-{label}"));
+        self.push(if wrong.is_empty() {
+            check.pass(format!("{} tables hold the {total} rows of the backup", wanted.len()))
+        } else {
+            check.fail(listed(&wrong, 10), ROWS_REMEDY)
+        });
+        Ok(())
+    }
+}
+
+/// The first `most` of some texts, and how many more there are.
+pub fn listed<T: AsRef<str>>(items: &[T], most: usize) -> String {
+    let mut text = items
+        .iter()
+        .take(most)
+        .map(AsRef::as_ref)
+        .collect::<Vec<_>>()
+        .join("; ");
+    if items.len() > most {
+        text.push_str(&format!("; and {} more", items.len() - most));
+    }
+    text
+}

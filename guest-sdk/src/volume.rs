@@ -1,0 +1,123 @@
+//! Listing and small reads on granted volumes.
+
+use crate::{Error, InspectError, host};
+
+pub use crate::bindings::ess::inspect::volume::{Entry, EntryKind, FileDigest};
+
+/// Entries asked for at a time; the host may give fewer.
+const PAGE_ENTRIES: u32 = 1000;
+
+/// Paths one look or digest may name.
+pub const PATHS_A_CALL: usize = 1000;
+
+/// Whether a label is granted.
+pub fn granted(label: &str) -> Result<bool, InspectError> {
+    // A grant whose folder is gone reads the same as no grant; the host refuses such pipelines before it asks us.
+    match host::walk(label, "", false) {
+        Ok(_) => Ok(true),
+        Err(InspectError::Denied(_)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Lists a directory (empty: the root), with `recursive` the whole tree below it.
+pub fn walk(label: &str, directory: &str, recursive: bool) -> Result<Listing, InspectError> {
+    Ok(Listing {
+        listing: host::walk(label, directory, recursive)?,
+        about: format!("{label}/{directory}"),
+        page: Vec::new().into_iter(),
+        ended: false,
+    })
+}
+
+/// Like [`walk`], or nothing where the directory does not exist.
+pub fn walk_if_there(label: &str, directory: &str, recursive: bool) -> Result<Option<Listing>, InspectError> {
+    match walk(label, directory, recursive) {
+        Ok(listing) => Ok(Some(listing)),
+        Err(InspectError::Denied(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Looks at a single path.
+pub fn look(label: &str, path: &str) -> Result<Option<Entry>, InspectError> {
+    Ok(host::look(label, &[path.to_owned()])?.pop().flatten())
+}
+
+/// Looks at many paths, as many calls as it takes; the answers are in the order of the paths.
+pub fn look_all(label: &str, paths: &[String]) -> Result<Vec<Option<Entry>>, InspectError> {
+    in_calls(paths, |some| host::look(label, some))
+}
+
+/// Digests many files, as many calls as it takes; `None` for what is no regular file.
+pub fn digest_all(label: &str, paths: &[String]) -> Result<Vec<Option<FileDigest>>, InspectError> {
+    in_calls(paths, |some| host::digest(label, some))
+}
+
+/// Reads a whole small file.
+pub fn read(label: &str, path: &str, max_bytes: u32) -> Result<Vec<u8>, InspectError> {
+    host::read(label, path, max_bytes)
+}
+
+/// Reads a whole small file as text.
+pub fn read_text(label: &str, path: &str, max_bytes: u32) -> Result<String, Error> {
+    String::from_utf8(host::read(label, path, max_bytes)?)
+        .map_err(|_| Error::Other(format!("{label}/{path} is not UTF-8 text")))
+}
+
+fn in_calls<T>(
+    paths: &[String],
+    mut call: impl FnMut(&[String]) -> Result<Vec<T>, InspectError>,
+) -> Result<Vec<T>, InspectError> {
+    let mut all = Vec::with_capacity(paths.len());
+    for some in paths.chunks(PATHS_A_CALL) {
+        let answers = call(some)?;
+        if answers.len() != some.len() {
+            return Err(InspectError::Other(format!(
+                "asked about {} paths, got {} answers",
+                some.len(),
+                answers.len()
+            )));
+        }
+        all.extend(answers);
+    }
+    Ok(all)
+}
+
+/// The entries of a directory. An iterator; dropping it ends the walk.
+pub struct Listing {
+    listing: host::Listing,
+    about: String,
+    page: std::vec::IntoIter<Entry>,
+    ended: bool,
+}
+
+impl Iterator for Listing {
+    type Item = Result<Entry, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.page.next() {
+                return Some(Ok(entry));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.listing.next(PAGE_ENTRIES) {
+                Ok(page) => {
+                    self.ended = page.is_empty();
+                    self.page = page.into_iter();
+                }
+                Err(e) => {
+                    self.ended = true;
+                    return Some(Err(Error::Inspect(format!(
+                        "{}: {}: {}",
+                        self.about,
+                        e.case(),
+                        e.text()
+                    ))));
+                }
+            }
+        }
+    }
+}
