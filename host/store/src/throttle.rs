@@ -1,0 +1,77 @@
+//! Slowing down: a decorator that keeps transfers under a number of bytes per second, reads and writes together.
+//!
+//! A debt is kept rather than a bucket: whoever transfers pays its bytes onto one clock and sleeps until the clock is
+//! due. Many callers at once therefore share the rate and none can starve the others for longer than its own object.
+
+use crate::{ObjectInfo, ObjectName, Outcome, Store, StoreError};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Throttled {
+    inner: Arc<dyn Store>,
+    bytes_per_second: u64,
+    due: Mutex<Instant>,
+}
+
+impl Throttled {
+    /// A rate of zero is taken as one byte a second rather than as "never".
+    pub fn new(inner: Arc<dyn Store>, bytes_per_second: u64) -> Self {
+        Throttled {
+            inner,
+            bytes_per_second: bytes_per_second.max(1),
+            due: Mutex::new(Instant::now()),
+        }
+    }
+
+    async fn pay(&self, bytes: usize) {
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let until = {
+            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            *due = (*due).max(Instant::now()) + cost;
+            *due
+        };
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+#[async_trait]
+impl Store for Throttled {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
+        self.pay(bytes.len()).await;
+        self.inner.put_new(name, bytes).await
+    }
+
+    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        let got = self.inner.get(name).await?;
+        self.pay(got.len()).await;
+        Ok(got)
+    }
+
+    async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let got = self.inner.get_range(name, range).await?;
+        self.pay(got.len()).await;
+        Ok(got)
+    }
+
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        self.inner.head(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.inner.delete(name).await
+    }
+}
