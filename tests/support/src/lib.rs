@@ -1,1 +1,4 @@
-//! (room under construction)
+//! What tests of several rooms share: servers that live for one test.
+#![deny(unsafe_code)]
+
+pub mod postgres;

@@ -1,0 +1,110 @@
+//! Python environments for the real servers tests run against (Synapse, Sydent, mautrix-telegram).
+//!
+//! Each has its own virtual environment below `<workspace>/.essrun/python`, named after the pins it was made from,
+//! so a changed pin makes a new one and an interrupted install is never mistaken for a whole one. They are made by
+//! `cargo xtask setup`; a test that finds none says so and fails, it never installs anything by itself.
+
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A server that comes from PyPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    Synapse,
+    Sydent,
+    Telegram,
+}
+
+impl Environment {
+    pub const ALL: [Environment; 3] = [Environment::Synapse, Environment::Sydent, Environment::Telegram];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Environment::Synapse => "synapse",
+            Environment::Sydent => "sydent",
+            Environment::Telegram => "telegram",
+        }
+    }
+
+    fn pins(self) -> &'static str {
+        match self {
+            Environment::Synapse => include_str!("../python/synapse.txt"),
+            Environment::Sydent => include_str!("../python/sydent.txt"),
+            Environment::Telegram => include_str!("../python/telegram.txt"),
+        }
+    }
+
+    fn pins_file(self) -> PathBuf {
+        crate::workspace().join("tests/support/python").join(format!("{}.txt", self.name()))
+    }
+
+    /// Where the environment is, or will be.
+    pub fn home(self) -> PathBuf {
+        let digest = hex::encode(Sha256::digest(self.pins().as_bytes()));
+        let short: String = digest.chars().take(12).collect();
+        crate::scratch_root().join("python").join(format!("{}-{short}", self.name()))
+    }
+
+    fn stamp(self) -> PathBuf {
+        self.home().join("complete")
+    }
+
+    pub fn is_ready(self) -> bool {
+        self.stamp().is_file()
+    }
+
+    /// The interpreter; panics with what to do when the environment was never made.
+    #[track_caller]
+    pub fn python(self) -> PathBuf {
+        assert!(
+            self.is_ready(),
+            "no Python environment for {} at {}: run `cargo xtask setup` (or `cargo xtask test`, which begins with it)",
+            self.name(),
+            self.home().display()
+        );
+        self.home().join("bin/python")
+    }
+
+    /// Makes the environment if it is missing. Two callers at once wait for each other.
+    pub fn prepare(self) -> Result<Prepared, String> {
+        let root = crate::scratch_root().join("python");
+        std::fs::create_dir_all(&root).map_err(|e| format!("{}: {e}", root.display()))?;
+        let lock_path = root.join(format!("{}.lock", self.name()));
+        let lock = std::fs::File::create(&lock_path).map_err(|e| format!("{}: {e}", lock_path.display()))?;
+        lock.lock().map_err(|e| format!("{}: {e}", lock_path.display()))?;
+        if self.is_ready() {
+            return Ok(Prepared::WasThere);
+        }
+        let home = self.home();
+        if home.exists() {
+            std::fs::remove_dir_all(&home).map_err(|e| format!("{}: {e}", home.display()))?;
+        }
+        run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
+        run(Command::new(home.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary", "-r"])
+            .arg(self.pins_file()))?;
+        std::fs::write(self.stamp(), self.pins()).map_err(|e| format!("{}: {e}", self.stamp().display()))?;
+        Ok(Prepared::Made)
+    }
+}
+
+/// What `prepare` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    WasThere,
+    Made,
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{command:?} failed ({}):\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
