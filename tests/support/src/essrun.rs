@@ -20,9 +20,17 @@ pub fn binary() -> PathBuf {
         return path;
     }
     let own = std::env::current_exe().expect("the running test has a path");
-    let beside = own.ancestors().skip(1).take(3).map(|dir| dir.join("essrun")).find(|path| path.is_file());
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|dir| dir.join("essrun"))
+        .find(|path| path.is_file());
     beside.unwrap_or_else(|| {
-        panic!("no essrun binary near {}: run `cargo xtask test`, or `cargo build -p essrun` first", own.display())
+        panic!(
+            "no essrun binary near {}: run `cargo xtask test`, or `cargo build -p essrun` first",
+            own.display()
+        )
     })
 }
 
@@ -73,7 +81,10 @@ impl Outcome {
     #[track_caller]
     pub fn expect_stderr(self, fragments: &[&str]) -> Outcome {
         for fragment in fragments {
-            assert!(self.stderr.contains(fragment), "{fragment:?} is not in the error output of\n{self}");
+            assert!(
+                self.stderr.contains(fragment),
+                "{fragment:?} is not in the error output of\n{self}"
+            );
         }
         self
     }
@@ -102,7 +113,11 @@ impl Essrun {
     /// Runs in `dir`.
     #[track_caller]
     pub fn in_dir(dir: &Path) -> Essrun {
-        Essrun { binary: binary(), dir: dir.to_owned(), env: BTreeMap::new() }
+        Essrun {
+            binary: binary(),
+            dir: dir.to_owned(),
+            env: BTreeMap::new(),
+        }
     }
 
     pub fn env(mut self, key: &str, value: impl Into<String>) -> Essrun {
@@ -134,7 +149,10 @@ impl Essrun {
         let args: Vec<&str> = std::iter::once("--json").chain(args.iter().copied()).collect();
         let outcome = self.finish(&args, None);
         for line in outcome.stdout.lines() {
-            assert!(serde_json::from_str::<Value>(line).is_ok(), "not a JSON line: {line:?} in\n{outcome}");
+            assert!(
+                serde_json::from_str::<Value>(line).is_ok(),
+                "not a JSON line: {line:?} in\n{outcome}"
+            );
         }
         outcome
     }
@@ -179,12 +197,9 @@ impl Essrun {
                 std::thread::sleep(delay.saturating_sub(begun.elapsed()));
                 slay(&mut child);
             }
-            Some(Kill::AtEvent(count)) => {
-                if hearing.iter().take(count).count() == count {
-                    slay(&mut child);
-                }
-            }
-            None => {}
+            Some(Kill::AtEvent(count)) if hearing.iter().take(count).count() == count => slay(&mut child),
+            // It ended before it had printed so many.
+            Some(Kill::AtEvent(_)) | None => {}
         }
         let status = child.wait().expect("waiting for essrun");
         let took = begun.elapsed();
@@ -193,7 +208,10 @@ impl Essrun {
         Outcome {
             command: format!("essrun {}", args.join(" ")),
             status,
-            events: lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect(),
+            events: lines
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect(),
             stdout: lines.concat(),
             stderr,
             begun,

@@ -36,14 +36,18 @@ impl Environment {
     }
 
     fn pins_file(self) -> PathBuf {
-        crate::workspace().join("tests/support/python").join(format!("{}.txt", self.name()))
+        crate::workspace()
+            .join("tests/support/python")
+            .join(format!("{}.txt", self.name()))
     }
 
     /// Where the environment is, or will be.
     pub fn home(self) -> PathBuf {
         let digest = hex::encode(Sha256::digest(self.pins().as_bytes()));
         let short: String = digest.chars().take(12).collect();
-        crate::scratch_root().join("python").join(format!("{}-{short}", self.name()))
+        crate::scratch_root()
+            .join("python")
+            .join(format!("{}-{short}", self.name()))
     }
 
     fn stamp(self) -> PathBuf {
@@ -82,7 +86,15 @@ impl Environment {
         }
         run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
         run(Command::new(home.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--prefer-binary", "-r"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--prefer-binary",
+                "-r",
+            ])
             .arg(self.pins_file()))?;
         std::fs::write(self.stamp(), self.pins()).map_err(|e| format!("{}: {e}", self.stamp().display()))?;
         Ok(Prepared::Made)

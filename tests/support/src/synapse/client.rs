@@ -71,10 +71,25 @@ impl SynapseClient {
 
     // --- plumbing
 
-    fn raw(&self, method: &str, path: &str, token: Option<&str>, content_type: &str, body: Vec<u8>) -> Result<Download, ApiError> {
+    fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<Download, ApiError> {
         let call = format!("{method} {path}");
-        let failed = |problem: String| ApiError { call: call.clone(), status: 0, errcode: String::new(), body: problem };
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base)).header("content-type", content_type);
+        let failed = |problem: String| ApiError {
+            call: call.clone(),
+            status: 0,
+            errcode: String::new(),
+            body: problem,
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("content-type", content_type);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -85,9 +100,18 @@ impl SynapseClient {
         };
         let mut response = response.map_err(|e| failed(e.to_string()))?;
         let status = response.status().as_u16();
-        let content_type =
-            response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-        let bytes = response.body_mut().with_config().limit(256 << 20).read_to_vec().map_err(|e| failed(e.to_string()))?;
+        let content_type = response
+            .headers()
+            .get("content-type")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let bytes = response
+            .body_mut()
+            .with_config()
+            .limit(256 << 20)
+            .read_to_vec()
+            .map_err(|e| failed(e.to_string()))?;
         if (200..300).contains(&status) {
             return Ok(Download { content_type, bytes });
         }
@@ -96,7 +120,12 @@ impl SynapseClient {
             .ok()
             .and_then(|v| v.get("errcode").and_then(Value::as_str).map(str::to_owned))
             .unwrap_or_default();
-        Err(ApiError { call, status, errcode, body })
+        Err(ApiError {
+            call,
+            status,
+            errcode,
+            body,
+        })
     }
 
     /// One JSON call.
@@ -129,7 +158,8 @@ impl SynapseClient {
 
     /// Whether the server answers at all. Not a sign of health: /sync can be broken behind it.
     pub fn is_up(&self) -> bool {
-        self.raw("GET", "/_matrix/client/versions", None, "application/json", Vec::new()).is_ok()
+        self.raw("GET", "/_matrix/client/versions", None, "application/json", Vec::new())
+            .is_ok()
     }
 
     // --- accounts
@@ -139,8 +169,13 @@ impl SynapseClient {
         let path = "/_synapse/admin/v1/register";
         let nonce = self.call("GET", path, None, None)?;
         let nonce = nonce["nonce"].as_str().unwrap_or_default();
-        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(self.registration_secret.as_bytes()).expect("HMAC takes keys of any length");
-        mac.update([nonce, localpart, password, if admin { "admin" } else { "notadmin" }].join("\0").as_bytes());
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(self.registration_secret.as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(
+            [nonce, localpart, password, if admin { "admin" } else { "notadmin" }]
+                .join("\0")
+                .as_bytes(),
+        );
         let body = json!({
             "nonce": nonce, "username": localpart, "password": password, "admin": admin,
             "mac": hex::encode(mac.finalize().into_bytes()),
@@ -153,7 +188,8 @@ impl SynapseClient {
             "type": "m.login.password", "password": password,
             "identifier": {"type": "m.id.user", "user": localpart},
         });
-        self.call("POST", "/_matrix/client/v3/login", None, Some(&body)).map(|v| session(&v))
+        self.call("POST", "/_matrix/client/v3/login", None, Some(&body))
+            .map(|v| session(&v))
     }
 
     pub fn logout(&self, token: &str) -> Result<Value, ApiError> {
@@ -162,36 +198,63 @@ impl SynapseClient {
 
     pub fn whoami(&self, token: &str) -> Result<Session, ApiError> {
         let answer = self.get("/_matrix/client/v3/account/whoami", token)?;
-        Ok(Session { token: token.to_owned(), ..session(&answer) })
+        Ok(Session {
+            token: token.to_owned(),
+            ..session(&answer)
+        })
     }
 
     // --- rooms and events
 
     pub fn create_room(&self, token: &str, body: &Value) -> Result<String, ApiError> {
-        self.post("/_matrix/client/v3/createRoom", token, body).map(|v| text(&v, "room_id"))
+        self.post("/_matrix/client/v3/createRoom", token, body)
+            .map(|v| text(&v, "room_id"))
     }
 
     pub fn join(&self, token: &str, room: &str) -> Result<Value, ApiError> {
-        self.post(&format!("/_matrix/client/v3/rooms/{}/join", enc(room)), token, &json!({}))
+        self.post(
+            &format!("/_matrix/client/v3/rooms/{}/join", enc(room)),
+            token,
+            &json!({}),
+        )
     }
 
     /// Sends any event; gives its id once the server has acknowledged it.
     pub fn send(&self, token: &str, room: &str, kind: &str, content: &Value) -> Result<String, ApiError> {
-        let path = format!("/_matrix/client/v3/rooms/{}/send/{}/{}", enc(room), enc(kind), self.transaction());
+        let path = format!(
+            "/_matrix/client/v3/rooms/{}/send/{}/{}",
+            enc(room),
+            enc(kind),
+            self.transaction()
+        );
         self.put(&path, token, content).map(|v| text(&v, "event_id"))
     }
 
     pub fn send_text(&self, token: &str, room: &str, body: &str) -> Result<String, ApiError> {
-        self.send(token, room, "m.room.message", &json!({"msgtype": "m.text", "body": body}))
+        self.send(
+            token,
+            room,
+            "m.room.message",
+            &json!({"msgtype": "m.text", "body": body}),
+        )
     }
 
     pub fn redact(&self, token: &str, room: &str, event: &str) -> Result<String, ApiError> {
-        let path = format!("/_matrix/client/v3/rooms/{}/redact/{}/{}", enc(room), enc(event), self.transaction());
-        self.put(&path, token, &json!({"reason": "test"})).map(|v| text(&v, "event_id"))
+        let path = format!(
+            "/_matrix/client/v3/rooms/{}/redact/{}/{}",
+            enc(room),
+            enc(event),
+            self.transaction()
+        );
+        self.put(&path, token, &json!({"reason": "test"}))
+            .map(|v| text(&v, "event_id"))
     }
 
     pub fn event(&self, token: &str, room: &str, event: &str) -> Result<Value, ApiError> {
-        self.get(&format!("/_matrix/client/v3/rooms/{}/event/{}", enc(room), enc(event)), token)
+        self.get(
+            &format!("/_matrix/client/v3/rooms/{}/event/{}", enc(room), enc(event)),
+            token,
+        )
     }
 
     pub fn set_state(&self, token: &str, room: &str, kind: &str, content: &Value) -> Result<String, ApiError> {
@@ -200,7 +263,10 @@ impl SynapseClient {
     }
 
     pub fn state(&self, token: &str, room: &str, kind: &str) -> Result<Value, ApiError> {
-        self.get(&format!("/_matrix/client/v3/rooms/{}/state/{}", enc(room), enc(kind)), token)
+        self.get(
+            &format!("/_matrix/client/v3/rooms/{}/state/{}", enc(room), enc(kind)),
+            token,
+        )
     }
 
     /// A sync without waiting; with `since` the changes after it.
@@ -214,7 +280,14 @@ impl SynapseClient {
         self.post("/_matrix/client/v3/search", token, &body)
     }
 
-    pub fn send_to_device(&self, token: &str, kind: &str, user: &str, device: &str, content: &Value) -> Result<Value, ApiError> {
+    pub fn send_to_device(
+        &self,
+        token: &str,
+        kind: &str,
+        user: &str,
+        device: &str,
+        content: &Value,
+    ) -> Result<Value, ApiError> {
         let path = format!("/_matrix/client/v3/sendToDevice/{}/{}", enc(kind), self.transaction());
         self.put(&path, token, &json!({"messages": {user: {device: content}}}))
     }
@@ -225,23 +298,34 @@ impl SynapseClient {
     pub fn upload(&self, token: &str, file_name: &str, content_type: &str, bytes: Vec<u8>) -> Result<String, ApiError> {
         let path = format!("/_matrix/media/v3/upload?filename={}", enc(file_name));
         let answer = self.raw("POST", &path, Some(token), content_type, bytes)?;
-        let uri = serde_json::from_slice::<Value>(&answer.bytes).map(|v| text(&v, "content_uri")).unwrap_or_default();
-        uri.rsplit_once('/').map(|(_, id)| id.to_owned()).ok_or_else(|| ApiError {
-            call: path,
-            status: 200,
-            errcode: String::new(),
-            body: format!("no content_uri in {}", String::from_utf8_lossy(&answer.bytes)),
-        })
+        let uri = serde_json::from_slice::<Value>(&answer.bytes)
+            .map(|v| text(&v, "content_uri"))
+            .unwrap_or_default();
+        uri.rsplit_once('/')
+            .map(|(_, id)| id.to_owned())
+            .ok_or_else(|| ApiError {
+                call: path,
+                status: 200,
+                errcode: String::new(),
+                body: format!("no content_uri in {}", String::from_utf8_lossy(&answer.bytes)),
+            })
     }
 
     pub fn download(&self, token: &str, media_id: &str) -> Result<Download, ApiError> {
-        let path = format!("/_matrix/client/v1/media/download/{}/{}", self.server_name, enc(media_id));
+        let path = format!(
+            "/_matrix/client/v1/media/download/{}/{}",
+            self.server_name,
+            enc(media_id)
+        );
         self.raw("GET", &path, Some(token), "application/json", Vec::new())
     }
 
     pub fn thumbnail(&self, token: &str, media_id: &str) -> Result<Download, ApiError> {
-        let path =
-            format!("/_matrix/client/v1/media/thumbnail/{}/{}?width=32&height=32&method=crop", self.server_name, enc(media_id));
+        let path = format!(
+            "/_matrix/client/v1/media/thumbnail/{}/{}?width=32&height=32&method=crop",
+            self.server_name,
+            enc(media_id)
+        );
         self.raw("GET", &path, Some(token), "application/json", Vec::new())
     }
 
@@ -252,7 +336,11 @@ impl SynapseClient {
     }
 
     pub fn query_keys(&self, token: &str, user: &str) -> Result<Value, ApiError> {
-        self.post("/_matrix/client/v3/keys/query", token, &json!({"device_keys": {user: []}}))
+        self.post(
+            "/_matrix/client/v3/keys/query",
+            token,
+            &json!({"device_keys": {user: []}}),
+        )
     }
 
     /// Claims one signed key of a device; gives `(key id, key)`, or nothing when none is left.
@@ -265,15 +353,23 @@ impl SynapseClient {
 
     pub fn create_key_backup(&self, token: &str, auth_data: &Value) -> Result<String, ApiError> {
         let body = json!({"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": auth_data});
-        self.post("/_matrix/client/v3/room_keys/version", token, &body).map(|v| text(&v, "version"))
+        self.post("/_matrix/client/v3/room_keys/version", token, &body)
+            .map(|v| text(&v, "version"))
     }
 
     pub fn put_key_backup(&self, token: &str, version: &str, keys: &Value) -> Result<Value, ApiError> {
-        self.put(&format!("/_matrix/client/v3/room_keys/keys?version={}", enc(version)), token, keys)
+        self.put(
+            &format!("/_matrix/client/v3/room_keys/keys?version={}", enc(version)),
+            token,
+            keys,
+        )
     }
 
     pub fn key_backup(&self, token: &str, version: &str) -> Result<Value, ApiError> {
-        self.get(&format!("/_matrix/client/v3/room_keys/keys?version={}", enc(version)), token)
+        self.get(
+            &format!("/_matrix/client/v3/room_keys/keys?version={}", enc(version)),
+            token,
+        )
     }
 
     pub fn key_backup_version(&self, token: &str) -> Result<Value, ApiError> {
@@ -283,7 +379,11 @@ impl SynapseClient {
     // --- profile and account data
 
     pub fn set_display_name(&self, token: &str, user: &str, name: &str) -> Result<Value, ApiError> {
-        self.put(&format!("/_matrix/client/v3/profile/{}/displayname", enc(user)), token, &json!({"displayname": name}))
+        self.put(
+            &format!("/_matrix/client/v3/profile/{}/displayname", enc(user)),
+            token,
+            &json!({"displayname": name}),
+        )
     }
 
     pub fn profile(&self, token: &str, user: &str) -> Result<Value, ApiError> {
@@ -291,16 +391,27 @@ impl SynapseClient {
     }
 
     pub fn set_account_data(&self, token: &str, user: &str, kind: &str, content: &Value) -> Result<Value, ApiError> {
-        self.put(&format!("/_matrix/client/v3/user/{}/account_data/{}", enc(user), enc(kind)), token, content)
+        self.put(
+            &format!("/_matrix/client/v3/user/{}/account_data/{}", enc(user), enc(kind)),
+            token,
+            content,
+        )
     }
 
     pub fn account_data(&self, token: &str, user: &str, kind: &str) -> Result<Value, ApiError> {
-        self.get(&format!("/_matrix/client/v3/user/{}/account_data/{}", enc(user), enc(kind)), token)
+        self.get(
+            &format!("/_matrix/client/v3/user/{}/account_data/{}", enc(user), enc(kind)),
+            token,
+        )
     }
 }
 
 fn session(answer: &Value) -> Session {
-    Session { user_id: text(answer, "user_id"), token: text(answer, "access_token"), device_id: text(answer, "device_id") }
+    Session {
+        user_id: text(answer, "user_id"),
+        token: text(answer, "access_token"),
+        device_id: text(answer, "device_id"),
+    }
 }
 
 fn text(value: &Value, key: &str) -> String {

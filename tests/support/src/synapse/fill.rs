@@ -133,7 +133,10 @@ pub fn awkward_texts() -> Vec<String> {
 
 /// Fills an empty server.
 pub fn fill(client: &SynapseClient) -> Filled {
-    let mut filled = Filled { search_word: "Quittenschnaps".to_owned(), ..Filled::default() };
+    let mut filled = Filled {
+        search_word: "Quittenschnaps".to_owned(),
+        ..Filled::default()
+    };
     add_accounts(client, &mut filled);
     add_rooms(client, &mut filled);
     add_messages(client, &mut filled);
@@ -152,7 +155,9 @@ fn add_accounts(client: &SynapseClient, filled: &mut Filled) {
     ];
     for (index, (localpart, password, display_name)) in people.into_iter().enumerate() {
         let session = client.register(localpart, password, index == 0).expect("registering");
-        client.set_display_name(&session.token, &session.user_id, display_name).expect("setting a display name");
+        client
+            .set_display_name(&session.token, &session.user_id, display_name)
+            .expect("setting a display name");
         filled.accounts.push(Account {
             localpart: localpart.to_owned(),
             password: password.to_owned(),
@@ -163,7 +168,9 @@ fn add_accounts(client: &SynapseClient, filled: &mut Filled) {
             one_time_keys: Vec::new(),
         });
     }
-    let over = client.login("bob", &filled.accounts[1].password).expect("a second login");
+    let over = client
+        .login("bob", &filled.accounts[1].password)
+        .expect("a second login");
     client.logout(&over.token).expect("logging out");
     filled.dead_tokens.push(over.token);
 }
@@ -178,14 +185,25 @@ fn add_rooms(client: &SynapseClient, filled: &mut Filled) {
     for (name, topic, creator, members) in plans {
         let token = &filled.accounts[creator].session.token;
         let id = client
-            .create_room(token, &json!({"name": name, "topic": topic, "preset": "public_chat", "visibility": "public"}))
+            .create_room(
+                token,
+                &json!({"name": name, "topic": topic, "preset": "public_chat", "visibility": "public"}),
+            )
             .expect("creating a room");
         for member in &members {
             if *member != creator {
-                client.join(&filled.accounts[*member].session.token, &id).expect("joining");
+                client
+                    .join(&filled.accounts[*member].session.token, &id)
+                    .expect("joining");
             }
         }
-        filled.rooms.push(Room { id, name: name.to_owned(), topic: topic.to_owned(), creator, members });
+        filled.rooms.push(Room {
+            id,
+            name: name.to_owned(),
+            topic: topic.to_owned(),
+            creator,
+            members,
+        });
     }
 }
 
@@ -194,9 +212,15 @@ fn add_messages(client: &SynapseClient, filled: &mut Filled) {
         .into_iter()
         .map(|body| ("m.room.message".to_owned(), json!({"msgtype": "m.text", "body": body})))
         .collect();
-    contents.push(("m.room.message".to_owned(), json!({"msgtype": "m.text", "body": format!("only here: {}", filled.search_word)})));
+    contents.push((
+        "m.room.message".to_owned(),
+        json!({"msgtype": "m.text", "body": format!("only here: {}", filled.search_word)}),
+    ));
     contents.push(("m.room.encrypted".to_owned(), json!({"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "AwgA".repeat(300), "session_id": "s", "sender_key": "k", "device_id": "d"})));
-    contents.push(("org.example.odd\"kind".to_owned(), json!({"deep": {"a": [1, -1, 9_007_199_254_740_991_i64, null, true, "\u{7f}"]}})));
+    contents.push((
+        "org.example.odd\"kind".to_owned(),
+        json!({"deep": {"a": [1, -1, 9_007_199_254_740_991_i64, null, true, "\u{7f}"]}}),
+    ));
     for (index, (kind, content)) in contents.into_iter().enumerate() {
         let room = index % filled.rooms.len();
         let members = &filled.rooms[room].members;
@@ -205,19 +229,44 @@ fn add_messages(client: &SynapseClient, filled: &mut Filled) {
     }
     // Edited and redacted ones.
     for body in ["to be edited", "to be edited, \\N and back"] {
-        let message = send(client, filled, 0, 1, "m.room.message", json!({"msgtype": "m.text", "body": body}));
+        let message = send(
+            client,
+            filled,
+            0,
+            1,
+            "m.room.message",
+            json!({"msgtype": "m.text", "body": body}),
+        );
         let new = json!({"msgtype": "m.text", "body": format!("edited: {body} ✏️")});
         let edit = json!({
             "msgtype": "m.text", "body": format!("* edited: {body}"), "m.new_content": new,
             "m.relates_to": {"rel_type": "m.replace", "event_id": filled.messages[message].event_id},
         });
-        let id = client.send(&filled.accounts[1].session.token, &filled.rooms[0].id, "m.room.message", &edit).expect("editing");
+        let id = client
+            .send(
+                &filled.accounts[1].session.token,
+                &filled.rooms[0].id,
+                "m.room.message",
+                &edit,
+            )
+            .expect("editing");
         filled.messages[message].fate = Fate::Edited(id, edit);
     }
     for body in ["to be redacted: a secret", "and this too"] {
-        let message = send(client, filled, 0, 2, "m.room.message", json!({"msgtype": "m.text", "body": body}));
+        let message = send(
+            client,
+            filled,
+            0,
+            2,
+            "m.room.message",
+            json!({"msgtype": "m.text", "body": body}),
+        );
         client
-            .redact(&filled.accounts[2].session.token, &filled.rooms[0].id, &filled.messages[message].event_id)
+            .redact(
+                &filled.accounts[2].session.token,
+                &filled.rooms[0].id,
+                &filled.messages[message].event_id,
+            )
             .expect("redacting");
         filled.messages[message].fate = Fate::Redacted;
     }
@@ -225,9 +274,21 @@ fn add_messages(client: &SynapseClient, filled: &mut Filled) {
 
 fn send(client: &SynapseClient, filled: &mut Filled, room: usize, sender: usize, kind: &str, content: Value) -> usize {
     let event_id = client
-        .send(&filled.accounts[sender].session.token, &filled.rooms[room].id, kind, &content)
+        .send(
+            &filled.accounts[sender].session.token,
+            &filled.rooms[room].id,
+            kind,
+            &content,
+        )
         .unwrap_or_else(|e| panic!("sending {kind}: {e}"));
-    filled.messages.push(Message { room, sender, event_id, kind: kind.to_owned(), content, fate: Fate::Kept });
+    filled.messages.push(Message {
+        room,
+        sender,
+        event_id,
+        kind: kind.to_owned(),
+        content,
+        fate: Fate::Kept,
+    });
     filled.messages.len() - 1
 }
 
@@ -242,7 +303,12 @@ fn add_media(client: &SynapseClient, filled: &mut Filled) {
         ("noise.bin", "application/octet-stream", noise, false),
         ("one byte", "application/octet-stream", vec![0], false),
         ("zeros", "application/octet-stream", vec![0; 1 << 20], false),
-        ("ünïcode 🎉 name.txt", "text/plain", "text with \0 inside\r\n".repeat(100).into_bytes(), false),
+        (
+            "ünïcode 🎉 name.txt",
+            "text/plain",
+            "text with \0 inside\r\n".repeat(100).into_bytes(),
+            false,
+        ),
         ("all bytes", "application/octet-stream", (0..=255).collect(), false),
     ];
     for (index, (name, content_type, bytes, has_thumbnail)) in files.into_iter().enumerate() {
@@ -253,16 +319,31 @@ fn add_media(client: &SynapseClient, filled: &mut Filled) {
         if has_thumbnail {
             client.thumbnail(token, &media_id).expect("a thumbnail of the picture");
         }
-        filled.media.push(Medium { media_id, owner, content_type: content_type.to_owned(), sha256, has_thumbnail });
+        filled.media.push(Medium {
+            media_id,
+            owner,
+            content_type: content_type.to_owned(),
+            sha256,
+            has_thumbnail,
+        });
     }
 }
 
 fn add_keys(client: &SynapseClient, filled: &mut Filled) {
     for index in 0..filled.accounts.len() {
-        let Session { user_id, token, device_id } = filled.accounts[index].session.clone();
+        let Session {
+            user_id,
+            token,
+            device_id,
+        } = filled.accounts[index].session.clone();
         let signatures = json!({&user_id: {format!("ed25519:{device_id}"): "c2lnbmF0dXJl"}});
         let one_time: BTreeMap<String, Value> = (0..10)
-            .map(|n| (format!("signed_curve25519:AAA{n}"), json!({"key": format!("oneTimeKey{index}x{n}"), "signatures": signatures})))
+            .map(|n| {
+                (
+                    format!("signed_curve25519:AAA{n}"),
+                    json!({"key": format!("oneTimeKey{index}x{n}"), "signatures": signatures}),
+                )
+            })
             .collect();
         let fallback = json!({"key": format!("fallbackKey{index}"), "fallback": true, "signatures": signatures});
         let body = json!({
@@ -282,12 +363,22 @@ fn add_keys(client: &SynapseClient, filled: &mut Filled) {
         let account = &mut filled.accounts[index];
         account.fallback_key = ("signed_curve25519:FALL".to_owned(), fallback);
         account.one_time_keys = one_time.into_keys().collect();
-        account.device_keys = client.query_keys(&token, &user_id).expect("asking for keys")["device_keys"][&user_id][&device_id].clone();
+        account.device_keys =
+            client.query_keys(&token, &user_id).expect("asking for keys")["device_keys"][&user_id][&device_id].clone();
         let auth_data = json!({"public_key": format!("backupPublicKey{index}"), "signatures": signatures});
-        let version = client.create_key_backup(&token, &auth_data).expect("creating a key backup");
+        let version = client
+            .create_key_backup(&token, &auth_data)
+            .expect("creating a key backup");
         let keys = key_backup_content(filled, index);
-        client.put_key_backup(&token, &version, &keys).expect("filling a key backup");
-        filled.key_backups.push(KeyBackup { owner: index, version, auth_data, keys });
+        client
+            .put_key_backup(&token, &version, &keys)
+            .expect("filling a key backup");
+        filled.key_backups.push(KeyBackup {
+            owner: index,
+            version,
+            auth_data,
+            keys,
+        });
     }
     // One key of Alice's is taken before the backup: were the table restored, the next claim would give it again.
     let alice = filled.accounts[0].session.clone();
@@ -318,20 +409,38 @@ fn add_personal(client: &SynapseClient, filled: &mut Filled) {
         let Session { user_id, token, .. } = filled.accounts[index].session.clone();
         for (kind, content) in [
             ("m.secret_storage.default_key", json!({"key": format!("ssss{index}")})),
-            ("m.secret_storage.key.k", json!({"algorithm": "m.secret_storage.v1.aes-hmac-sha2", "iv": "aXY", "mac": "bWFj"})),
-            ("org.example.\"odd\\", json!({"body": "\\N\t\n", "list": [1, 2, {"a": null}]})),
+            (
+                "m.secret_storage.key.k",
+                json!({"algorithm": "m.secret_storage.v1.aes-hmac-sha2", "iv": "aXY", "mac": "bWFj"}),
+            ),
+            (
+                "org.example.\"odd\\",
+                json!({"body": "\\N\t\n", "list": [1, 2, {"a": null}]}),
+            ),
         ] {
-            client.set_account_data(&token, &user_id, kind, &content).expect("setting account data");
+            client
+                .set_account_data(&token, &user_id, kind, &content)
+                .expect("setting account data");
             filled.account_data.push((index, kind.to_owned(), content));
         }
     }
     for index in [1, 2] {
         let to = filled.accounts[index].session.clone();
-        let content = json!({"algorithm": "m.olm.v1.curve25519-aes-sha2", "ciphertext": format!("room key for {index} \\N")});
+        let content =
+            json!({"algorithm": "m.olm.v1.curve25519-aes-sha2", "ciphertext": format!("room key for {index} \\N")});
         client
-            .send_to_device(&filled.accounts[0].session.token, "m.room.encrypted", &to.user_id, &to.device_id, &content)
+            .send_to_device(
+                &filled.accounts[0].session.token,
+                "m.room.encrypted",
+                &to.user_id,
+                &to.device_id,
+                &content,
+            )
             .expect("sending to a device");
-        filled.to_device.push(ToDevice { recipient: index, content });
+        filled.to_device.push(ToDevice {
+            recipient: index,
+            content,
+        });
     }
 }
 
@@ -344,12 +453,21 @@ impl Filled {
     #[track_caller]
     pub fn assert_all_there(&self, client: &SynapseClient) {
         let problems = self.missing(client);
-        assert!(problems.is_empty(), "{} thing(s) are missing or different:\n{}", problems.len(), problems.join("\n"));
+        assert!(
+            problems.is_empty(),
+            "{} thing(s) are missing or different:\n{}",
+            problems.len(),
+            problems.join("\n")
+        );
     }
 
     /// All that is missing or different.
     pub fn missing(&self, client: &SynapseClient) -> Vec<String> {
-        let mut check = Check { client, filled: self, problems: Vec::new() };
+        let mut check = Check {
+            client,
+            filled: self,
+            problems: Vec::new(),
+        };
         check.accounts();
         check.rooms();
         check.messages();
@@ -364,12 +482,24 @@ impl Filled {
     #[track_caller]
     pub fn assert_one_time_keys_gone(&self, client: &SynapseClient) {
         for account in &self.accounts {
-            let Session { user_id, token, device_id } = &account.session;
+            let Session {
+                user_id,
+                token,
+                device_id,
+            } = &account.session;
             let sync = client.sync(token, None).expect("sync");
-            let left = sync["device_one_time_keys_count"]["signed_curve25519"].as_u64().unwrap_or(0);
+            let left = sync["device_one_time_keys_count"]["signed_curve25519"]
+                .as_u64()
+                .unwrap_or(0);
             assert_eq!(left, 0, "{user_id} still has one-time keys after the restore");
-            let claimed = client.claim_key(self.token(0), user_id, device_id).expect("claiming a key");
-            assert_eq!(claimed, Some(account.fallback_key.clone()), "a claim from {user_id} must give the fallback key");
+            let claimed = client
+                .claim_key(self.token(0), user_id, device_id)
+                .expect("claiming a key");
+            assert_eq!(
+                claimed,
+                Some(account.fallback_key.clone()),
+                "a claim from {user_id} must give the fallback key"
+            );
         }
     }
 
@@ -378,7 +508,9 @@ impl Filled {
     #[track_caller]
     pub fn assert_usable(&self, client: &SynapseClient) {
         let name = format!("new{}", hex::encode(rand::random::<[u8; 4]>()));
-        let newcomer = client.register(&name, "new password", false).expect("a new user can register");
+        let newcomer = client
+            .register(&name, "new password", false)
+            .expect("a new user can register");
         let token = &newcomer.token;
         for room in &self.rooms {
             let before = client.sync(self.token(room.creator), None).expect("sync");
@@ -386,19 +518,32 @@ impl Filled {
             client.join(token, &room.id).expect("a new user can join an old room");
             let body = format!("after the restore, by {name} \\N");
             let event = client.send_text(token, &room.id, &body).expect("a new message");
-            let seen = client.sync(self.token(room.creator), Some(since)).expect("incremental sync");
+            let seen = client
+                .sync(self.token(room.creator), Some(since))
+                .expect("incremental sync");
             let timeline = &seen["rooms"]["join"][&room.id]["timeline"]["events"];
-            let arrived = timeline.as_array().is_some_and(|list| list.iter().any(|e| e["event_id"] == event.as_str()));
+            let arrived = timeline
+                .as_array()
+                .is_some_and(|list| list.iter().any(|e| e["event_id"] == event.as_str()));
             assert!(arrived, "the new message did not arrive in {}: {timeline}", room.name);
         }
-        let own = client.create_room(token, &json!({"name": "a new room"})).expect("a new room");
+        let own = client
+            .create_room(token, &json!({"name": "a new room"}))
+            .expect("a new room");
         client.send_text(token, &own, "first").expect("a message in a new room");
         let bytes = name.clone().into_bytes();
-        let medium = client.upload(token, "new.txt", "text/plain", bytes.clone()).expect("a new upload");
+        let medium = client
+            .upload(token, "new.txt", "text/plain", bytes.clone())
+            .expect("a new upload");
         assert_eq!(client.download(token, &medium).expect("downloading it").bytes, bytes);
         let keys = json!({"one_time_keys": {"signed_curve25519:NEW0": {"key": "new", "signatures": {}}}});
-        let counts = client.upload_keys(self.token(0), &keys).expect("uploading one-time keys again");
-        assert!(counts["one_time_key_counts"]["signed_curve25519"].as_u64().unwrap_or(0) >= 1, "{counts}");
+        let counts = client
+            .upload_keys(self.token(0), &keys)
+            .expect("uploading one-time keys again");
+        assert!(
+            counts["one_time_key_counts"]["signed_curve25519"].as_u64().unwrap_or(0) >= 1,
+            "{counts}"
+        );
     }
 }
 
@@ -412,27 +557,40 @@ impl Check<'_> {
     fn same(&mut self, what: impl std::fmt::Display, found: Result<Value, super::ApiError>, expected: &Value) {
         match found {
             Ok(found) if found == *expected => {}
-            Ok(found) => self.problems.push(format!("- {what}: {} instead of {}", short(&found), short(expected))),
+            Ok(found) => self
+                .problems
+                .push(format!("- {what}: {} instead of {}", short(&found), short(expected))),
             Err(e) => self.problems.push(format!("- {what}: {e}")),
         }
     }
 
     fn accounts(&mut self) {
         for account in &self.filled.accounts {
-            let Session { user_id, token, device_id } = &account.session;
+            let Session {
+                user_id,
+                token,
+                device_id,
+            } = &account.session;
             match self.client.whoami(token) {
                 Ok(found) if found == account.session => {}
-                Ok(found) => self.problems.push(format!("- token of {user_id}: is now {found:?}, was device {device_id}")),
+                Ok(found) => self.problems.push(format!(
+                    "- token of {user_id}: is now {found:?}, was device {device_id}"
+                )),
                 Err(e) => self.problems.push(format!("- old token of {user_id}: {e}")),
             }
             if let Err(e) = self.client.login(&account.localpart, &account.password) {
                 self.problems.push(format!("- login of {user_id}: {e}"));
             }
             if let Ok(session) = self.client.login(&account.localpart, "a wrong password") {
-                self.problems.push(format!("- {user_id} can log in with a wrong password: {session:?}"));
+                self.problems
+                    .push(format!("- {user_id} can log in with a wrong password: {session:?}"));
             }
             let profile = self.client.profile(token, user_id).map(|v| v["displayname"].clone());
-            self.same(format!("display name of {user_id}"), profile, &json!(account.display_name));
+            self.same(
+                format!("display name of {user_id}"),
+                profile,
+                &json!(account.display_name),
+            );
             let sync = self.client.sync(token, None);
             if let Err(e) = sync {
                 self.problems.push(format!("- /sync of {user_id}: {e}"));
@@ -441,7 +599,9 @@ impl Check<'_> {
         for token in &self.filled.dead_tokens {
             match self.client.whoami(token) {
                 Err(e) if e.status == 401 => {}
-                other => self.problems.push(format!("- a token that had been logged out: {other:?}")),
+                other => self
+                    .problems
+                    .push(format!("- a token that had been logged out: {other:?}")),
             }
         }
     }
@@ -451,19 +611,34 @@ impl Check<'_> {
             let token = self.filled.token(room.creator);
             self.same(
                 format!("name of {}", room.id),
-                self.client.state(token, &room.id, "m.room.name").map(|v| v["name"].clone()),
+                self.client
+                    .state(token, &room.id, "m.room.name")
+                    .map(|v| v["name"].clone()),
                 &json!(room.name),
             );
             self.same(
                 format!("topic of {}", room.id),
-                self.client.state(token, &room.id, "m.room.topic").map(|v| v["topic"].clone()),
+                self.client
+                    .state(token, &room.id, "m.room.topic")
+                    .map(|v| v["topic"].clone()),
                 &json!(room.topic),
             );
             for member in &room.members {
-                let joined = self.client.get("/_matrix/client/v3/joined_rooms", self.filled.token(*member)).map(|v| {
-                    json!(v["joined_rooms"].as_array().is_some_and(|rooms| rooms.iter().any(|r| *r == json!(room.id))))
-                });
-                self.same(format!("membership of account {member} in {}", room.name), joined, &json!(true));
+                let joined = self
+                    .client
+                    .get("/_matrix/client/v3/joined_rooms", self.filled.token(*member))
+                    .map(|v| {
+                        json!(
+                            v["joined_rooms"]
+                                .as_array()
+                                .is_some_and(|rooms| rooms.iter().any(|r| *r == json!(room.id)))
+                        )
+                    });
+                self.same(
+                    format!("membership of account {member} in {}", room.name),
+                    joined,
+                    &json!(true),
+                );
             }
         }
     }
@@ -482,7 +657,8 @@ impl Check<'_> {
             };
             let sender = &self.filled.accounts[message.sender].session.user_id;
             if event["sender"] != json!(sender) || event["type"] != json!(message.kind) {
-                self.problems.push(format!("- {what}: sender or type changed: {}", short(&event)));
+                self.problems
+                    .push(format!("- {what}: sender or type changed: {}", short(&event)));
             }
             match &message.fate {
                 Fate::Kept => self.same(&what, Ok(event["content"].clone()), &message.content),
@@ -506,9 +682,14 @@ impl Check<'_> {
             let what = format!("medium {} ({})", medium.media_id, medium.content_type);
             match self.client.download(token, &medium.media_id) {
                 Ok(found) => {
-                    self.same(format!("hash of {what}"), Ok(json!(crate::sha256_hex(&found.bytes))), &json!(medium.sha256));
+                    self.same(
+                        format!("hash of {what}"),
+                        Ok(json!(crate::sha256_hex(&found.bytes))),
+                        &json!(medium.sha256),
+                    );
                     if !found.content_type.starts_with(&medium.content_type) {
-                        self.problems.push(format!("- {what}: content type is {}", found.content_type));
+                        self.problems
+                            .push(format!("- {what}: content type is {}", found.content_type));
                     }
                 }
                 Err(e) => self.problems.push(format!("- {what}: {e}")),
@@ -523,8 +704,15 @@ impl Check<'_> {
 
     fn keys(&mut self) {
         for account in &self.filled.accounts {
-            let Session { user_id, token, device_id } = &account.session;
-            let found = self.client.query_keys(token, user_id).map(|v| v["device_keys"][user_id][device_id].clone());
+            let Session {
+                user_id,
+                token,
+                device_id,
+            } = &account.session;
+            let found = self
+                .client
+                .query_keys(token, user_id)
+                .map(|v| v["device_keys"][user_id][device_id].clone());
             self.same(format!("device keys of {user_id}"), found, &account.device_keys);
         }
         for backup in &self.filled.key_backups {
@@ -552,12 +740,20 @@ impl Check<'_> {
                 let events = v["to_device"]["events"].as_array().cloned().unwrap_or_default();
                 json!(events.iter().any(|e| e["content"] == message.content))
             });
-            self.same(format!("undelivered to-device message for {}", account.user_id), found, &json!(true));
+            self.same(
+                format!("undelivered to-device message for {}", account.user_id),
+                found,
+                &json!(true),
+            );
         }
     }
 }
 
 fn short(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() <= 200 { text } else { format!("{}… ({} bytes)", text.chars().take(200).collect::<String>(), text.len()) }
+    if text.chars().count() <= 200 {
+        text
+    } else {
+        format!("{}… ({} bytes)", text.chars().take(200).collect::<String>(), text.len())
+    }
 }

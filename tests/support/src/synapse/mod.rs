@@ -31,8 +31,16 @@ pub struct Database {
 impl Database {
     /// As a connection string for libpq and essrun.
     pub fn url(&self) -> String {
-        let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-        format!("postgresql://{}:{}@{}:{}/{}", encode(&self.user), encode(&self.password), encode(&self.host), self.port, self.name)
+        let encode =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        format!(
+            "postgresql://{}:{}@{}:{}/{}",
+            encode(&self.user),
+            encode(&self.password),
+            encode(&self.host),
+            self.port,
+            self.name
+        )
     }
 }
 
@@ -63,9 +71,19 @@ impl Home {
         std::fs::create_dir_all(home.media_store()).expect("creating Synapse's media folder");
         std::fs::create_dir_all(home.run()).expect("creating Synapse's run folder");
         // Any 32 bytes are an ed25519 seed; the file is `ed25519 VERSION UNPADDED-BASE64`.
-        std::fs::write(home.signing_key(), format!("ed25519 {key_version} {}\n", unpadded_base64(&rand::random::<[u8; 32]>())))
-            .expect("writing the signing key");
-        std::fs::write(home.config().join("log.yaml"), LOG_CONFIG.replace("@RUN@", &text(&home.run()))).expect("writing log.yaml");
+        std::fs::write(
+            home.signing_key(),
+            format!(
+                "ed25519 {key_version} {}\n",
+                unpadded_base64(&rand::random::<[u8; 32]>())
+            ),
+        )
+        .expect("writing the signing key");
+        std::fs::write(
+            home.config().join("log.yaml"),
+            LOG_CONFIG.replace("@RUN@", &text(&home.run())),
+        )
+        .expect("writing log.yaml");
         std::fs::write(home.config_file(), home.homeserver_yaml(database)).expect("writing homeserver.yaml");
         home
     }
@@ -125,7 +143,8 @@ impl Home {
 
     /// Starts the server and waits until it answers. Panics with the end of its log when it does not.
     pub fn start(&self) -> Synapse {
-        self.try_start().unwrap_or_else(|log| panic!("Synapse did not start:\n{log}"))
+        self.try_start()
+            .unwrap_or_else(|log| panic!("Synapse did not start:\n{log}"))
     }
 
     /// Starts the server and waits until it answers; gives the end of its output when it ended instead.
@@ -144,18 +163,29 @@ impl Home {
             .stderr(err)
             .spawn()
             .expect("spawning Synapse");
-        let mut server = Synapse { child, home: self.clone() };
+        let mut server = Synapse {
+            child,
+            home: self.clone(),
+        };
         let begun = Instant::now();
         while begun.elapsed() < START_LIMIT {
             if let Some(status) = server.child.try_wait().expect("waiting for Synapse") {
-                return Err(format!("ended with {status}\n{}\n{}", tail(&output), tail(&self.log_file())));
+                return Err(format!(
+                    "ended with {status}\n{}\n{}",
+                    tail(&output),
+                    tail(&self.log_file())
+                ));
             }
             if self.client().is_up() {
                 return Ok(server);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        Err(format!("no answer within {START_LIMIT:?}\n{}\n{}", tail(&output), tail(&self.log_file())))
+        Err(format!(
+            "no answer within {START_LIMIT:?}\n{}\n{}",
+            tail(&output),
+            tail(&self.log_file())
+        ))
     }
 }
 
@@ -183,7 +213,10 @@ impl Synapse {
 
     /// Orderly shutdown.
     pub fn stop(mut self) {
-        let asked = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        let asked = Command::new("kill")
+            .arg("-TERM")
+            .arg(self.child.id().to_string())
+            .status();
         assert!(asked.is_ok_and(|status| status.success()), "cannot signal Synapse");
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(60) {
