@@ -1,1 +1,26 @@
-//! (room under construction)
+//! The room that keeps artifacts: chunked, compressed, encrypted, signed, and readable without us.
+//!
+//! What this room is for: it takes bytes through [`essrun_artifact::Lane`]s and gives them back through
+//! [`essrun_artifact::ContentReader`]s; between the two lies a repository in a [`essrun_store::Store`]. The format is
+//! written down in docs/FORMAT.md, and what it keeps from whom in docs/THREATS.md.
+//!
+//! What it promises: a backup exists when its one manifest object exists, and then everything it needs exists too.
+//! Nobody without an identity reads contents, the writer included. Every byte handed out was checked against the name
+//! of its chunk. Deletion, rollback and forgery are seen. Memory stays bounded whatever the repository's size.
+//!
+//! What it must never do: rewrite an object, delete what a backup needs, trust anything it reads from a store, or
+//! know what a table or a file is.
+#![deny(unsafe_code)]
+
+mod error;
+pub mod keys;
+mod repository;
+mod types;
+
+pub use error::RepositoryError;
+pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
+pub use repository::{Backup, OpenBackup, Repository};
+pub use types::{
+    Access, Annotation, BackupId, BackupStart, BackupStats, BackupSummary, CheckMode, CheckReport, Finding,
+    FindingKind, Options,
+};
