@@ -1,6 +1,6 @@
 //! Comfortable ways to write a description.
 
-use crate::{ArtifactClass, Description, Need, NeedKind, NeedRole, Sensitivity, Setting, Tier};
+use crate::{ArtifactClass, Description, Fence, Need, NeedKind, NeedRole, Sensitivity, Setting, Tier};
 
 impl Description {
     /// A description without needs, settings and classes.
@@ -13,6 +13,7 @@ impl Description {
             needs: Vec::new(),
             settings: Vec::new(),
             classes: Vec::new(),
+            fences: Vec::new(),
         }
     }
 
@@ -41,6 +42,15 @@ impl Description {
     /// Says how sensitive some artifacts are.
     pub fn class(mut self, class: ArtifactClass) -> Self {
         self.classes.push(class);
+        self
+    }
+
+    /// Tables of a database to hold still for a moment when it must agree with a database on another server.
+    pub fn fence(mut self, database: &str, tables: &[&str]) -> Self {
+        self.fences.push(Fence {
+            database: database.into(),
+            tables: tables.iter().map(|t| (*t).into()).collect(),
+        });
         self
     }
 

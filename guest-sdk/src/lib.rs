@@ -68,11 +68,11 @@ pub use bindings::ess::backup::restore::{
     Artifact, BackupView, Finding, Plan as RestorePlan, RunSql, SetOwner, Step as RestoreStep,
 };
 pub use bindings::ess::backup::types::{
-    ArtifactClass, Description, Error, Fact, Need, NeedKind, NeedRole, Note, Sensitivity, Setting, Severity, Tier,
+    ArtifactClass, Description, Error, Fact, Fence, Need, NeedKind, NeedRole, Note, Sensitivity, Setting, Severity, Tier,
 };
 pub use bindings::ess::inspect::types::Error as InspectError;
 pub use component::{Component, artifacts_back, granted_data};
-pub use finding::{Check, Findings, check};
+pub use finding::{Check, Findings, check, listed};
 pub use pattern::matches;
 
 /// All that a component usually needs.
