@@ -68,7 +68,8 @@ pub use bindings::ess::backup::restore::{
     Artifact, BackupView, Finding, Plan as RestorePlan, RunSql, SetOwner, Step as RestoreStep,
 };
 pub use bindings::ess::backup::types::{
-    ArtifactClass, Description, Error, Fact, Fence, Need, NeedKind, NeedRole, Note, Sensitivity, Setting, Severity, Tier,
+    ArtifactClass, Description, Error, Fact, Fence, Need, NeedKind, NeedRole, Note, Sensitivity, Setting, Severity,
+    Tier,
 };
 pub use bindings::ess::inspect::types::Error as InspectError;
 pub use component::{Component, artifacts_back, granted_data};
@@ -113,9 +114,9 @@ macro_rules! export {
                     <$component as $crate::Component>::respond(&backup)
                 }
             }
-            $crate::bindings::export!(Exported with_types_in $crate::bindings);
+    $crate::bindings::export!(Exported with_types_in $crate::bindings);
         };
-#[cfg(not(target_family = "wasm"))]
+        #[cfg(not(target_family = "wasm"))]
         const _: fn() -> $crate::Description = <$component as $crate::Component>::describe;
     };
 }

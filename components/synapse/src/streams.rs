@@ -1,0 +1,312 @@
+//! Streams: the sequences that number them, the tables that hold them, and the positions workers have reached.
+//!
+//! Synapse refuses to start when a position is ahead of its sequence, and hands out numbers twice when a table is. The
+//! map below says which tables each sequence numbers; tables and sequences a version does not have are skipped. What
+//! is wrong already when a backup is taken is recorded and put right by the restore, by raising the sequence, which is
+//! always safe; what is wrong only afterwards is a fault of the restore.
+
+use essrun_guest::{db::TableInfo, db::TableKind, prelude::*};
+
+/// A sequence and what it numbers.
+struct Map {
+    sequence: &'static str,
+    /// Its name in stream_positions, where it has one.
+    stream: Option<&'static str>,
+    /// (table, column)
+    numbers: &'static [(&'static str, &'static str)],
+    /// Counts downwards in the tables: -1, -2, …
+    negative: bool,
+}
+
+const fn map(
+    sequence: &'static str,
+    stream: Option<&'static str>,
+    numbers: &'static [(&'static str, &'static str)],
+) -> Map {
+    Map {
+        sequence,
+        stream,
+        numbers,
+        negative: false,
+    }
+}
+
+const STREAMS: &[Map] = &[
+    map(
+        "events_stream_seq",
+        Some("events"),
+        &[
+            ("events", "stream_ordering"),
+            ("current_state_delta_stream", "stream_id"),
+            ("ex_outlier_stream", "event_stream_ordering"),
+        ],
+    ),
+    Map {
+        sequence: "events_backfill_stream_seq",
+        stream: Some("backfill"),
+        numbers: &[
+            ("events", "stream_ordering"),
+            ("ex_outlier_stream", "event_stream_ordering"),
+        ],
+        negative: true,
+    },
+    map(
+        "cache_invalidation_stream_seq",
+        Some("caches"),
+        &[("cache_invalidation_stream_by_instance", "stream_id")],
+    ),
+    map(
+        "device_inbox_sequence",
+        Some("to_device"),
+        &[("device_inbox", "stream_id"), ("device_federation_outbox", "stream_id")],
+    ),
+    map(
+        "account_data_sequence",
+        Some("account_data"),
+        &[
+            ("room_account_data", "stream_id"),
+            ("room_tags_revisions", "stream_id"),
+            ("account_data", "stream_id"),
+        ],
+    ),
+    map(
+        "receipts_sequence",
+        Some("receipts"),
+        &[("receipts_linearized", "stream_id")],
+    ),
+    map(
+        "presence_stream_sequence",
+        Some("presence_stream"),
+        &[("presence_stream", "stream_id")],
+    ),
+    map(
+        "device_lists_sequence",
+        Some("device_lists_stream"),
+        &[
+            ("device_lists_stream", "stream_id"),
+            ("user_signature_stream", "stream_id"),
+            ("device_lists_outbound_pokes", "stream_id"),
+            ("device_lists_changes_in_room", "stream_id"),
+            ("device_lists_remote_pending", "stream_id"),
+            ("device_lists_changes_converted_stream_position", "stream_id"),
+        ],
+    ),
+    map(
+        "e2e_cross_signing_keys_sequence",
+        Some("e2e_cross_signing_keys"),
+        &[("e2e_cross_signing_keys", "stream_id")],
+    ),
+    map(
+        "push_rules_stream_sequence",
+        Some("push_rules_stream"),
+        &[("push_rules_stream", "stream_id")],
+    ),
+    map(
+        "pushers_sequence",
+        Some("pushers"),
+        &[("pushers", "id"), ("deleted_pushers", "stream_id")],
+    ),
+    map(
+        "un_partial_stated_event_stream_sequence",
+        Some("un_partial_stated_event_stream"),
+        &[("un_partial_stated_event_stream", "stream_id")],
+    ),
+    map(
+        "un_partial_stated_room_stream_sequence",
+        Some("un_partial_stated_room_stream"),
+        &[("un_partial_stated_room_stream", "stream_id")],
+    ),
+    map(
+        "thread_subscriptions_sequence",
+        Some("thread_subscriptions"),
+        &[("thread_subscriptions", "stream_id")],
+    ),
+    map(
+        "sticky_events_sequence",
+        Some("sticky_events"),
+        &[("sticky_events", "stream_id")],
+    ),
+    map(
+        "profile_updates_sequence",
+        Some("profile_updates"),
+        &[("profile_updates", "stream_id")],
+    ),
+    map(
+        "quarantined_media_id_seq",
+        Some("quarantined_media"),
+        &[("quarantined_media_changes", "stream_id")],
+    ),
+    map(
+        "application_services_txn_id_seq",
+        None,
+        &[("application_services_txns", "txn_id")],
+    ),
+    map("event_auth_chain_id", None, &[("event_auth_chains", "chain_id")]),
+    map("state_group_id_seq", None, &[("state_groups", "id")]),
+    map("instance_map_instance_id_seq", None, &[("instance_map", "instance_id")]),
+    map(
+        "sliding_sync_connections_connection_key_seq",
+        None,
+        &[("sliding_sync_connections", "connection_key")],
+    ),
+    map(
+        "sliding_sync_connection_positions_connection_position_seq",
+        None,
+        &[("sliding_sync_connection_positions", "connection_position")],
+    ),
+    map(
+        "sliding_sync_connection_required_state_required_state_id_seq",
+        None,
+        &[("sliding_sync_connection_required_state", "required_state_id")],
+    ),
+    map(
+        "state_groups_pending_deletion_sequence_number_seq",
+        None,
+        &[("state_groups_pending_deletion", "sequence_number")],
+    ),
+];
+
+/// What one sequence has reached, and what its tables and positions have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    pub sequence: &'static str,
+    /// The last number given out; 0 before the first.
+    pub last: i64,
+    /// The highest number in a table or position, and where.
+    pub highest: i64,
+    pub highest_at: String,
+}
+
+impl Reached {
+    pub fn behind(&self) -> bool {
+        self.highest > self.last
+    }
+}
+
+/// Looks at every stream the database has.
+pub fn look(label: &str, tables: &[TableInfo]) -> Result<Vec<Reached>, Error> {
+    let relation = |name: &str| tables.iter().find(|t| t.schema == "public" && t.name == name);
+    let mut all = Vec::new();
+    for map in STREAMS {
+        if relation(map.sequence).is_none_or(|t| t.kind != TableKind::Sequence) {
+            continue;
+        }
+        let mut places = Vec::new();
+        let mut columns = vec![format!(
+            "(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM public.{})::bigint AS last",
+            map.sequence
+        )];
+        let highest = |column: &str| match map.negative {
+            true => format!("GREATEST(-min({column}), 0)"),
+            false => format!("COALESCE(max({column}), 0)"),
+        };
+        for (table, column) in map.numbers {
+            if relation(table).is_some_and(|t| t.has_column(column)) {
+                columns.push(format!(
+                    "COALESCE((SELECT {} FROM public.{table}), 0)::bigint AS c{}",
+                    highest(column),
+                    columns.len()
+                ));
+                places.push(format!("public.{table}.{column}"));
+            }
+        }
+        if let (Some(stream), Some(_)) = (map.stream, relation("stream_positions")) {
+            columns.push(format!(
+                "COALESCE((SELECT {} FROM public.stream_positions WHERE stream_name = {}), 0)::bigint AS c{}",
+                highest("stream_id"),
+                db::literal(stream),
+                columns.len()
+            ));
+            places.push(format!("stream_positions of `{stream}`"));
+        }
+        let sql = format!("SELECT {}", columns.join(", "));
+        let row = db::query(label, &sql, &[])?
+            .next()
+            .ok_or_else(|| Error::Inspect(format!("{label}: nothing came back about {}", map.sequence)))??;
+        let mut reached = Reached {
+            sequence: map.sequence,
+            last: row.get(0)?,
+            highest: 0,
+            highest_at: String::new(),
+        };
+        for (i, place) in places.into_iter().enumerate() {
+            let value = row.get::<i64>(i + 1)?;
+            if value > reached.highest {
+                reached.highest = value;
+                reached.highest_at = place;
+            }
+        }
+        all.push(reached);
+    }
+    Ok(all)
+}
+
+/// Facts and a warning about streams that are wrong already.
+pub fn record(mut plan: BackupPlan, label: &str, tables: &[TableInfo]) -> Result<BackupPlan, Error> {
+    for reached in look(label, tables)? {
+        plan = plan.fact(format!("sequence/{label}/{}", reached.sequence), reached.last);
+        if reached.behind() {
+            plan = plan
+                .fact(format!("sequence-behind/{label}/{}", reached.sequence), reached.highest)
+                .warn(format!(
+                    "{} stands at {} but {} is at {}: Synapse will refuse to start, now as after a restore; a restore \
+                     raises the sequence. To repair the live database: SELECT setval('public.{}', {})",
+                    reached.sequence,
+                    reached.last,
+                    reached.highest_at,
+                    reached.highest,
+                    reached.sequence,
+                    reached.highest
+                ));
+        }
+    }
+    Ok(plan)
+}
+
+/// Raises the sequences that were behind when the backup was taken.
+pub fn heal(mut plan: RestorePlan, backup: &BackupView) -> RestorePlan {
+    for (key, _) in backup.facts_below("sequence-behind/") {
+        let Some((label, sequence)) = key.split_once('/') else {
+            continue;
+        };
+        let known = STREAMS.iter().any(|m| m.sequence == sequence) && matches!(label, "main" | "state");
+        if let (true, Some(to)) = (known, backup.fact_integer(&format!("sequence-behind/{key}"))) {
+            plan = plan.run_sql(
+                label,
+                format!("SELECT setval('public.{sequence}', GREATEST({to}, (SELECT last_value FROM public.{sequence})))"),
+                "the sequence was behind its table or position when the backup was taken, and Synapse refuses to start so",
+            );
+        }
+    }
+    plan
+}
+
+/// Every stream's rows and positions are at or below its sequence.
+pub fn verify(findings: &mut Findings, label: &str, tables: &[TableInfo]) -> Result<(), Error> {
+    let all = look(label, tables)?;
+    let wrong: Vec<&Reached> = all.iter().filter(|r| r.behind()).collect();
+    let check = check(format!("synapse-streams-{label}"));
+    findings.push(if wrong.is_empty() {
+        check.pass(format!(
+            "all {} sequences are at or beyond their tables and positions",
+            all.len()
+        ))
+    } else {
+        let said: Vec<String> = wrong
+            .iter()
+            .map(|r| format!("{} stands at {}, {} at {}", r.sequence, r.last, r.highest_at, r.highest))
+            .collect();
+        let repair: Vec<String> = wrong
+            .iter()
+            .map(|r| format!("SELECT setval('public.{}', {})", r.sequence, r.highest))
+            .collect();
+        check.fail(
+            essrun_guest::listed(&said, 10),
+            format!(
+                "Synapse would refuse to start or give numbers twice; raise them: {}",
+                repair.join("; ")
+            ),
+        )
+    });
+    Ok(())
+}
