@@ -1,0 +1,375 @@
+//! How a database is reached, and nothing of it in print.
+//!
+//! A [`Connection`] is made from whatever libpq takes: a URI, `keyword=value` words, a service name, the environment.
+//! It promises that neither `Debug` nor `Display` nor an error shows a password or the string it was made from, and
+//! that child programs get the same parameters by environment, never by argument, where `ps` would show them.
+
+mod parse;
+mod session;
+
+pub use session::Session;
+
+use crate::error::{Error, Result};
+use parse::Params;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to reach one database.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection {
+    params: Params,
+}
+
+/// Parameters we understand or can safely pass by.
+const KNOWN: &[&str] = &[
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "passfile",
+    "options",
+    "application_name",
+    "fallback_application_name",
+    "connect_timeout",
+    "sslmode",
+    "sslrootcert",
+    "service",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+    "target_session_attrs",
+    "client_encoding",
+    "channel_binding",
+    "gssencmode",
+    "sslcompression",
+    "sslsni",
+    "krbsrvname",
+    "load_balance_hosts",
+];
+
+/// Environment variables of libpq and the parameters they stand for.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("PGHOST", "host"),
+    ("PGHOSTADDR", "hostaddr"),
+    ("PGPORT", "port"),
+    ("PGDATABASE", "dbname"),
+    ("PGUSER", "user"),
+    ("PGPASSWORD", "password"),
+    ("PGPASSFILE", "passfile"),
+    ("PGSERVICE", "service"),
+    ("PGOPTIONS", "options"),
+    ("PGSSLMODE", "sslmode"),
+    ("PGSSLROOTCERT", "sslrootcert"),
+    ("PGCONNECT_TIMEOUT", "connect_timeout"),
+];
+
+impl Connection {
+    /// From a libpq URI or `keyword=value` words. Missing parameters come from the service it names, then from the
+    /// environment (`PGHOST` …), then from the password file.
+    pub fn parse(text: &str) -> Result<Self> {
+        let params = parse::parse(text).map_err(|why| Error::Spec {
+            why,
+            hint: "write postgresql://user@host:port/database or `host=… dbname=… user=…`".to_owned(),
+        })?;
+        Self::complete(params)
+    }
+
+    /// From a service of pg_service.conf.
+    pub fn service(name: &str) -> Result<Self> {
+        Self::complete(Params::from([("service".to_owned(), name.to_owned())]))
+    }
+
+    /// From libpq's environment variables alone.
+    pub fn from_env() -> Result<Self> {
+        Self::complete(Params::new())
+    }
+
+    fn complete(mut params: Params) -> Result<Self> {
+        if let Some(bad) = params.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+            // A misplaced secret may stand where a name should; plain words only are shown.
+            let shown = if bad.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && bad.len() < 40 {
+                format!("`{bad}`")
+            } else {
+                "one of its parameters".to_owned()
+            };
+            return Err(Error::Spec {
+                why: format!("{shown} is not known here"),
+                hint: format!("known are {}", KNOWN.join(", ")),
+            });
+        }
+        for (variable, name) in ENVIRONMENT.iter().filter(|(_, name)| *name == "service") {
+            if let (Ok(value), false) = (std::env::var(variable), params.contains_key(*name)) {
+                params.insert((*name).to_owned(), value);
+            }
+        }
+        if let Some(service) = params.get("service").cloned() {
+            for (name, value) in find_service(&service)? {
+                params.entry(name).or_insert(value);
+            }
+        }
+        for (variable, name) in ENVIRONMENT {
+            if let (Ok(value), false) = (std::env::var(variable), params.contains_key(*name)) {
+                params.insert((*name).to_owned(), value);
+            }
+        }
+        params.retain(|_, value| !value.is_empty());
+        let mut connection = Connection { params };
+        if !connection.params.contains_key("user") {
+            let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+            connection
+                .params
+                .insert("user".to_owned(), user.unwrap_or_else(|_| "postgres".to_owned()));
+        }
+        if !connection.params.contains_key("dbname") {
+            let user = connection.user().to_owned();
+            connection.params.insert("dbname".to_owned(), user);
+        }
+        if !connection.params.contains_key("password") {
+            let file = match connection.params.get("passfile") {
+                Some(file) => Some(PathBuf::from(file)),
+                None => std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pgpass")),
+            };
+            let host = match connection.host() {
+                host if host.starts_with('/') => "localhost",
+                host => host,
+            };
+            if let Some(password) = file.and_then(|file| {
+                parse::passfile(&file, host, connection.port(), connection.database(), connection.user())
+            }) {
+                connection.params.insert("password".to_owned(), password);
+            }
+        }
+        connection.config()?;
+        Ok(connection)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.params.get(name).map(String::as_str)
+    }
+
+    /// The host as written; a path means a unix socket's directory.
+    pub fn host(&self) -> &str {
+        self.get("host")
+            .or_else(|| self.get("hostaddr"))
+            .unwrap_or_else(|| default_socket_dir())
+    }
+
+    pub fn port(&self) -> &str {
+        self.get("port").unwrap_or("5432")
+    }
+
+    pub fn database(&self) -> &str {
+        self.get("dbname").unwrap_or("postgres")
+    }
+
+    pub fn user(&self) -> &str {
+        self.get("user").unwrap_or("postgres")
+    }
+
+    /// The same server and role, another database.
+    pub fn with_database(&self, database: &str) -> Connection {
+        let mut other = self.clone();
+        other.params.insert("dbname".to_owned(), database.to_owned());
+        other
+    }
+
+    /// The same server and database, another role.
+    pub fn with_user(&self, user: &str, password: Option<&str>) -> Connection {
+        let mut other = self.clone();
+        other.params.insert("user".to_owned(), user.to_owned());
+        match password {
+            Some(password) => other.params.insert("password".to_owned(), password.to_owned()),
+            None => other.params.remove("password"),
+        };
+        other
+    }
+
+    /// `host:port/database`, for messages: no user, no password.
+    pub fn describe(&self) -> String {
+        format!("{}:{}/{}", self.host(), self.port(), self.database())
+    }
+
+    fn bad(name: &str, expected: &str) -> Error {
+        Error::Spec {
+            why: format!("the value of `{name}` is not {expected}"),
+            hint: format!("set `{name}` to {expected}"),
+        }
+    }
+
+    fn seconds(&self, name: &str) -> Result<Option<Duration>> {
+        self.get(name)
+            .map(|v| {
+                v.parse()
+                    .map(Duration::from_secs)
+                    .map_err(|_| Self::bad(name, "a whole number of seconds"))
+            })
+            .transpose()
+    }
+
+    /// The driver's configuration.
+    pub(crate) fn config(&self) -> Result<tokio_postgres::Config> {
+        let mut config = tokio_postgres::Config::new();
+        config.user(self.user()).dbname(self.database());
+        if let Some(password) = self.get("password") {
+            config.password(password);
+        }
+        for host in self.host().split(',') {
+            config.host(if host.is_empty() { default_socket_dir() } else { host });
+        }
+        if let (Some(addresses), true) = (self.get("hostaddr"), self.get("host").is_some()) {
+            for address in addresses.split(',') {
+                config.hostaddr(address.parse().map_err(|_| Self::bad("hostaddr", "an IP address"))?);
+            }
+        }
+        for port in self.port().split(',') {
+            let port = if port.is_empty() { "5432" } else { port };
+            config.port(
+                port.parse()
+                    .map_err(|_| Self::bad("port", "a number from 1 to 65535"))?,
+            );
+        }
+        if let Some(options) = self.get("options") {
+            config.options(options);
+        }
+        config.application_name(self.get("application_name").unwrap_or("essrun"));
+        config.connect_timeout(self.seconds("connect_timeout")?.unwrap_or(Duration::from_secs(15)));
+        config.keepalives_idle(self.seconds("keepalives_idle")?.unwrap_or(Duration::from_secs(60)));
+        config.keepalives_interval(self.seconds("keepalives_interval")?.unwrap_or(Duration::from_secs(10)));
+        match self.get("target_session_attrs") {
+            None | Some("any") => {}
+            Some("read-write") => {
+                config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+            }
+            Some("read-only") => {
+                config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadOnly);
+            }
+            Some(_) => return Err(Self::bad("target_session_attrs", "any, read-write or read-only")),
+        }
+        match self.get("sslmode") {
+            None | Some("disable" | "allow" | "prefer") => {}
+            Some("require" | "verify-ca" | "verify-full") => {
+                return Err(Error::Spec {
+                    why: "TLS is asked for by `sslmode`, and this build has none".to_owned(),
+                    hint: "reach the server through a unix socket, a loopback address or a tunnel, with \
+                           `sslmode=disable`"
+                        .to_owned(),
+                });
+            }
+            Some(_) => {
+                return Err(Self::bad(
+                    "sslmode",
+                    "disable, allow, prefer, require, verify-ca or verify-full",
+                ));
+            }
+        }
+        config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        Ok(config)
+    }
+
+    /// The environment for a child program of libpq; everything inherited beginning with `PG` must go first.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut env = vec![
+            ("PGHOST", self.host().to_owned()),
+            ("PGPORT", self.port().to_owned()),
+            ("PGDATABASE", self.database().to_owned()),
+            ("PGUSER", self.user().to_owned()),
+            ("PGAPPNAME", "essrun".to_owned()),
+            ("PGSSLMODE", "disable".to_owned()),
+        ];
+        for (variable, name) in [
+            ("PGHOSTADDR", "hostaddr"),
+            ("PGPASSWORD", "password"),
+            ("PGOPTIONS", "options"),
+            ("PGCONNECT_TIMEOUT", "connect_timeout"),
+            ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+        ] {
+            if let Some(value) = self.get(name) {
+                env.push((variable, value.to_owned()));
+            }
+        }
+        env
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({})", self.describe())
+    }
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+fn default_socket_dir() -> &'static str {
+    if std::path::Path::new("/var/run/postgresql").is_dir() {
+        "/var/run/postgresql"
+    } else {
+        "/tmp"
+    }
+}
+
+fn find_service(name: &str) -> Result<Params> {
+    let user = std::env::var_os("PGSERVICEFILE")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pg_service.conf")));
+    let system = std::env::var_os("PGSYSCONFDIR")
+        .map_or_else(|| PathBuf::from("/etc/postgresql-common"), PathBuf::from)
+        .join("pg_service.conf");
+    user.into_iter()
+        .chain([system])
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .find_map(|text| parse::service(&text, name))
+        .ok_or_else(|| Error::Spec {
+            why: format!("there is no service `{name}`"),
+            hint: "define it in ~/.pg_service.conf or the file PGSERVICEFILE names".to_owned(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_stay_secret() {
+        let c = Connection::parse("postgresql://me:hunter2@127.0.0.1:5433/db?sslmode=disable").unwrap();
+        assert_eq!(c.describe(), "127.0.0.1:5433/db");
+        assert!(!format!("{c:?} {c}").contains("hunter2"));
+        assert!(c.environment().contains(&("PGPASSWORD", "hunter2".to_owned())));
+        for bad in [
+            "postgresql://me:hunter2@h/db?sslmode=require",
+            "postgresql://me:hunter2@h:port/db",
+            "postgresql://me:hunter2@h/db?hunter2=hunter2",
+            "password=hunter2 hunter2",
+        ] {
+            let error = Connection::parse(bad).unwrap_err();
+            assert!(
+                !format!("{error} {error:?}")
+                    .replace("`hunter2`", "")
+                    .contains("hunter2="),
+                "{error}"
+            );
+        }
+        assert!(
+            Connection::parse("host=h sslmode=verify-full")
+                .unwrap_err()
+                .to_string()
+                .contains("TLS"),
+        );
+    }
+
+    #[test]
+    fn another_database_keeps_the_rest() {
+        let c = Connection::parse("host=/tmp port=7 user=u password=p dbname=a").unwrap();
+        let d = c.with_database("b");
+        assert_eq!((d.host(), d.port(), d.user(), d.database()), ("/tmp", "7", "u", "b"));
+        assert_eq!(d.with_user("w", None).get("password"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! Bounded, read-only looks into a database, for components and for ourselves.
+//!
+//! An [`Inspector`] looks either into a snapshot or at a database as it is now. A guest's SQL runs in a connection of
+//! its own that is thrown away afterwards, so nothing it does to its session can outlive it; see [`query`] for the
+//! rest of the guard. It never writes.
+
+mod cell;
+mod info;
+mod query;
+
+pub use cell::Cell;
+pub use info::{DatabaseInfo, RoleDangers, TableInfo, TableKind};
+pub use query::{QueryLimits, Rows};
+
+use crate::connection::{Connection, Session};
+use crate::error::Result;
+use crate::names::quote_literal;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Looks into one database.
+#[derive(Debug, Clone)]
+pub struct Inspector {
+    connection: Connection,
+    snapshot: Option<String>,
+    /// How many guest queries may be open at once; each costs the server a connection.
+    open: Arc<Semaphore>,
+}
+
+impl Inspector {
+    /// Looks at the database as it is now.
+    pub fn new(connection: Connection) -> Self {
+        Self::at(connection, None)
+    }
+
+    pub(crate) fn at(connection: Connection, snapshot: Option<String>) -> Self {
+        Inspector {
+            connection,
+            snapshot,
+            open: Arc::new(Semaphore::new(8)),
+        }
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// A session in a read-only transaction at the instant looked at.
+    pub(crate) async fn session(&self) -> Result<Session> {
+        let session = Session::open(&self.connection).await?;
+        let mut begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned();
+        if let Some(id) = &self.snapshot {
+            begin.push_str("; SET TRANSACTION SNAPSHOT ");
+            begin.push_str(&quote_literal(id));
+        }
+        session.run("begin at the snapshot", &begin).await?;
+        Ok(session)
+    }
+
+    pub async fn info(&self) -> Result<DatabaseInfo> {
+        info::info(&self.session().await?).await
+    }
+
+    /// All relations outside the system schemas, ordered by schema and name.
+    pub async fn tables(&self) -> Result<Vec<TableInfo>> {
+        info::tables(&self.session().await?).await
+    }
+
+    /// What the role could do beyond reading this database.
+    pub async fn role_dangers(&self) -> Result<RoleDangers> {
+        info::role_dangers(&self.session().await?).await
+    }
+
+    /// Runs a guest's query; see [`query`].
+    pub async fn query(&self, sql: &str, params: Vec<Cell>, limits: &QueryLimits) -> Result<Rows> {
+        query::run(self, sql, params, limits).await
+    }
+}

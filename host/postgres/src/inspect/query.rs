@@ -1,0 +1,440 @@
+//! A guest's query, under guard.
+//!
+//! What holds a hostile query: it is prepared alone first, so it must be one complete statement; its parentheses and
+//! quotes must be closed in themselves; it runs only as `SELECT … FROM (<query>)` in a read-only transaction through
+//! the extended protocol, so it can neither end the transaction nor COPY nor write; functions with side effects are
+//! found in the server's own plan and refused; it runs in a connection of its own that is thrown away; every cell,
+//! row, byte and second is counted.
+
+use super::{Cell, Inspector};
+use crate::connection::Session;
+use crate::error::{Error, Result};
+use crate::sqltext;
+use futures_util::TryStreamExt;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, RowStream};
+
+/// Bounds of one query.
+#[derive(Debug, Clone)]
+pub struct QueryLimits {
+    /// Rows in all.
+    pub max_rows: u64,
+    /// Bytes of cells in all.
+    pub max_bytes: u64,
+    /// Rows of one page.
+    pub max_page_rows: u32,
+    /// Bytes of one page; a page ends early when the next row would exceed it.
+    pub max_page_bytes: usize,
+    /// Bytes of one cell; a greater one is an error, and is not even sent by the server.
+    pub max_cell_bytes: u32,
+    /// From the first statement to the last row.
+    pub timeout: Duration,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        QueryLimits {
+            max_rows: 1_000_000,
+            max_bytes: 64 << 20,
+            max_page_rows: 1000,
+            max_page_bytes: 1 << 20,
+            max_cell_bytes: 1 << 20,
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Volatile functions of the server that only look, or whose effect ends with the query.
+const HARMLESS: &[&str] = &[
+    "random",
+    "clock_timestamp",
+    "timeofday",
+    "gen_random_uuid",
+    "statement_timestamp",
+    "pg_relation_size",
+    "pg_table_size",
+    "pg_indexes_size",
+    "pg_total_relation_size",
+    "pg_database_size",
+    "pg_tablespace_size",
+    "pg_sequence_last_value",
+    "pg_control_system",
+    "pg_stat_get_activity",
+];
+
+/// A query's rows, read page by page. Dropping it ends the query.
+pub struct Rows {
+    columns: Vec<String>,
+    types: Vec<Type>,
+    stream: Pin<Box<RowStream>>,
+    // After the stream: the session ends when the rows are dropped.
+    session: Session,
+    limits: QueryLimits,
+    until: Instant,
+    rows: u64,
+    bytes: u64,
+    held: Option<Vec<Cell>>,
+    done: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+pub(super) async fn run(inspector: &Inspector, sql: &str, params: Vec<Cell>, limits: &QueryLimits) -> Result<Rows> {
+    sqltext::closed(sql).map_err(|why| Error::Invalid(format!("the query is not one closed SELECT: {why}")))?;
+    let permit = inspector
+        .open
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| Error::Limit("8 queries are open on this database already; drop one first".to_owned()))?;
+    if params.iter().any(|p| matches!(p, Cell::Text(t) if t.contains('\0'))) {
+        return Err(Error::Invalid("a text parameter holds a NUL character".to_owned()));
+    }
+    let until = Instant::now() + limits.timeout;
+    let deadline = || Error::Limit(format!("the query took longer than {} s", limits.timeout.as_secs()));
+    let opening = async {
+        let session = inspector.session().await?;
+        let timeout = format!(
+            "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 5000; \
+             SET LOCAL temp_file_limit = '1GB'",
+            limits.timeout.as_millis().max(1)
+        );
+        // temp_file_limit is a superuser's setting: without that right the time limit has to do.
+        if session.run("limits", "SAVEPOINT s").await.is_ok() && session.run("limits", &timeout).await.is_err() {
+            let timeout = timeout.replace("; SET LOCAL temp_file_limit = '1GB'", "");
+            session.run("limits", &format!("ROLLBACK TO s; {timeout}")).await?;
+        }
+        open(&session, sql, params, limits)
+            .await
+            .map(|(columns, types, stream)| (session, columns, types, stream))
+    };
+    let (session, columns, types, stream) = tokio::time::timeout_at(until, opening)
+        .await
+        .map_err(|_| deadline())??;
+    Ok(Rows {
+        columns,
+        types,
+        stream: Box::pin(stream),
+        session,
+        limits: limits.clone(),
+        until,
+        rows: 0,
+        bytes: 0,
+        held: None,
+        done: false,
+        _permit: permit,
+    })
+}
+
+async fn open(
+    session: &Session,
+    sql: &str,
+    params: Vec<Cell>,
+    limits: &QueryLimits,
+) -> Result<(Vec<String>, Vec<Type>, RowStream)> {
+    // Alone first: what is no complete statement by itself fails here, whatever it would become between parentheses.
+    let alone = session.prepare(sql).await.map_err(|e| guest_error(session, &e))?;
+    if alone.params().len() != params.len() {
+        return Err(Error::Invalid(format!(
+            "the query has {} parameters, {} were given",
+            alone.params().len(),
+            params.len()
+        )));
+    }
+    if alone.columns().is_empty() {
+        return Err(Error::Invalid(
+            "the query returns no columns; it must be a SELECT, VALUES or WITH … SELECT".to_owned(),
+        ));
+    }
+    let mut shown = Vec::new();
+    let mut aliases = Vec::new();
+    let mut measures = Vec::new();
+    for (index, column) in alone.columns().iter().enumerate() {
+        let name = format!("c{index}");
+        let cast = match *column.type_() {
+            Type::BOOL => "bool",
+            Type::INT2 | Type::INT4 | Type::INT8 | Type::OID => "int8",
+            Type::FLOAT4 | Type::FLOAT8 => "float8",
+            Type::BYTEA => "bytea",
+            Type::TEXT
+            | Type::VARCHAR
+            | Type::BPCHAR
+            | Type::NAME
+            | Type::UUID
+            | Type::JSON
+            | Type::JSONB
+            | Type::NUMERIC
+            | Type::DATE
+            | Type::TIME
+            | Type::TIMETZ
+            | Type::TIMESTAMP
+            | Type::TIMESTAMPTZ
+            | Type::INTERVAL
+            | Type::UNKNOWN => "text",
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "column {} (`{}`) is of type {}, which is not given to guests; cast it to text in the query",
+                    index + 1,
+                    column.name(),
+                    column.type_().name()
+                )));
+            }
+        };
+        let value = format!("q.{name}::pg_catalog.{cast}");
+        if matches!(cast, "text" | "bytea") {
+            let fits = format!("pg_catalog.octet_length({value}) <= {}", limits.max_cell_bytes);
+            measures.push(format!("({fits})"));
+            shown.push(format!("CASE WHEN {fits} THEN {value} END"));
+        } else {
+            shown.push(value);
+        }
+        aliases.push(name);
+    }
+    // The last column says that a cell was too great to be sent.
+    let fits = if measures.is_empty() {
+        "true".to_owned()
+    } else {
+        measures.join(" AND ")
+    };
+    // The newline ends a comment the query may end in.
+    let wrapped = format!(
+        "SELECT {}, ({fits}) IS FALSE FROM (\n{sql}\n) AS q({})",
+        shown.join(", "),
+        aliases.join(", ")
+    );
+    let types: Vec<Type> = alone.params().to_vec();
+    refuse_side_effects(session, &wrapped, &types, &params).await?;
+    let statement = session
+        .prepare_typed(&wrapped, &types)
+        .await
+        .map_err(|e| guest_error(session, &e))?;
+    let stream = session
+        .query_raw(&statement, params.iter().map(|p| p as &(dyn ToSql + Sync)))
+        .await
+        .map_err(|e| guest_error(session, &e))?;
+    let names = alone.columns().iter().map(|c| c.name().to_owned()).collect();
+    let mut result: Vec<Type> = statement.columns().iter().map(|c| c.type_().clone()).collect();
+    result.pop();
+    Ok((names, result, stream))
+}
+
+/// Looks up every function the server's plan would call and refuses those that do more than compute.
+async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], params: &[Cell]) -> Result<()> {
+    let explain = session
+        .prepare_typed(&format!("EXPLAIN (VERBOSE, COSTS OFF) {wrapped}"), types)
+        .await
+        .map_err(|e| guest_error(session, &e))?;
+    let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
+    let plan = session
+        .query(&explain, &params)
+        .await
+        .map_err(|e| guest_error(session, &e))?;
+    // As one text: a literal with a line feed in it spans rows of the answer.
+    let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
+    let found = calls(&plan.join("\n"))
+        .map_err(|why| Error::Invalid(format!("the server's plan of the query cannot be read: {why}")))?;
+    let (schemas, names): (Vec<String>, Vec<String>) = found.into_iter().unzip();
+    let found = session
+        .query(
+            "SELECT DISTINCT p.proname::text FROM pg_catalog.unnest($1::text[], $2::text[]) AS f(s, n) \
+             JOIN pg_catalog.pg_proc p ON p.proname = f.n::name \
+             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = f.s::name \
+             WHERE p.provolatile = 'v' AND NOT (n.nspname = 'pg_catalog' AND p.proname = ANY ($3::text[])) \
+             ORDER BY 1",
+            &[&schemas, &names, &HARMLESS],
+        )
+        .await
+        .map_err(|e| session.error("check the query's functions", &e))?;
+    match found.first() {
+        None => Ok(()),
+        Some(row) => Err(Error::Invalid(format!(
+            "the query calls {}(), which may have effects beyond reading, and guests may only read",
+            row.get::<_, &str>(0)
+        ))),
+    }
+}
+
+/// Function calls in a plan, as (schema, name). The search_path is empty, so what is written without a
+/// schema is the server's own.
+fn calls(plan: &str) -> Result<Vec<(String, String)>, &'static str> {
+    let mut out = Vec::new();
+    let mut path: Vec<String> = Vec::new();
+    let mut dotted = false;
+    for token in sqltext::Tokens::new(plan) {
+        let token = token?;
+        let text = plan.get(token.at).unwrap_or("");
+        match token.kind {
+            sqltext::Kind::Word | sqltext::Kind::Quoted => {
+                if !dotted {
+                    path.clear();
+                }
+                path.push(match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
+                    Some(name) => name.replace("\"\"", "\""),
+                    None => text.to_owned(),
+                });
+                dotted = false;
+            }
+            sqltext::Kind::Char(b'.') => dotted = true,
+            sqltext::Kind::Char(b'(') => {
+                match path.as_slice() {
+                    [.., schema, name] => out.push((schema.clone(), name.clone())),
+                    [name] => out.push(("pg_catalog".to_owned(), name.clone())),
+                    [] => {}
+                }
+                path.clear();
+                dotted = false;
+            }
+            _ => {
+                path.clear();
+                dotted = false;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The server's word on a guest's query: the query's own faults are `Invalid`, time is `Limit`, the rest is ours.
+fn guest_error(session: &Session, error: &tokio_postgres::Error) -> Error {
+    let Some(db) = error.as_db_error() else {
+        return session.error("query", error);
+    };
+    let code = db.code().code();
+    match code {
+        "57014" | "55P03" | "53400" => Error::Limit(format!("the query was stopped: {}", db.message())),
+        _ if matches!(code.get(..2), Some("08" | "53" | "54" | "57" | "58" | "XX")) => session.error("query", error),
+        _ => Error::Invalid(format!("the query was refused: {} (SQLSTATE {code})", db.message())),
+    }
+}
+
+impl Rows {
+    /// Column names in order, as the query has them.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The next rows, at most `max_rows`; empty at the end.
+    pub async fn next(&mut self, max_rows: u32) -> Result<Vec<Vec<Cell>>> {
+        let most = max_rows.min(self.limits.max_page_rows).max(1);
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        if let Some(row) = self.held.take() {
+            bytes += size(&row);
+            page.push(row);
+        }
+        while !self.done && page.len() < most as usize {
+            let next = match tokio::time::timeout_at(self.until, self.stream.try_next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    self.done = true;
+                    return Err(Error::Limit(format!(
+                        "the query took longer than {} s",
+                        self.limits.timeout.as_secs()
+                    )));
+                }
+            };
+            let row = match next {
+                Ok(Some(row)) => row,
+                Ok(None) => {
+                    self.done = true;
+                    break;
+                }
+                Err(e) => {
+                    self.done = true;
+                    return Err(guest_error(&self.session, &e));
+                }
+            };
+            let row = self.take(&row).inspect_err(|_| self.done = true)?;
+            let more = size(&row);
+            if !page.is_empty() && bytes + more > self.limits.max_page_bytes {
+                self.held = Some(row);
+                break;
+            }
+            bytes += more;
+            page.push(row);
+        }
+        Ok(page)
+    }
+
+    /// All rows, within the limits.
+    pub async fn all(mut self) -> Result<Vec<Vec<Cell>>> {
+        let mut rows = Vec::new();
+        loop {
+            let page = self.next(u32::MAX).await?;
+            if page.is_empty() {
+                return Ok(rows);
+            }
+            rows.extend(page);
+        }
+    }
+
+    fn take(&mut self, row: &Row) -> Result<Vec<Cell>> {
+        let wrong = |e: tokio_postgres::Error| Error::Invalid(format!("a value cannot be read: {e}"));
+        if row.try_get::<_, Option<bool>>(self.types.len()).map_err(wrong)? == Some(true) {
+            return Err(Error::Limit(format!(
+                "a cell is longer than {} bytes",
+                self.limits.max_cell_bytes
+            )));
+        }
+        let mut cells = Vec::with_capacity(self.types.len());
+        for (index, ty) in self.types.iter().enumerate() {
+            let cell = match *ty {
+                Type::BOOL => row.try_get::<_, Option<bool>>(index).map_err(wrong)?.map(Cell::Boolean),
+                Type::INT8 => row.try_get::<_, Option<i64>>(index).map_err(wrong)?.map(Cell::Integer),
+                Type::FLOAT8 => row.try_get::<_, Option<f64>>(index).map_err(wrong)?.map(Cell::Real),
+                Type::BYTEA => row
+                    .try_get::<_, Option<Vec<u8>>>(index)
+                    .map_err(wrong)?
+                    .map(Cell::Bytes),
+                _ => row.try_get::<_, Option<String>>(index).map_err(wrong)?.map(Cell::Text),
+            };
+            cells.push(cell.unwrap_or(Cell::Null));
+        }
+        self.rows += 1;
+        self.bytes += size(&cells) as u64;
+        if self.rows > self.limits.max_rows {
+            return Err(Error::Limit(format!(
+                "the query gives more than {} rows",
+                self.limits.max_rows
+            )));
+        }
+        if self.bytes > self.limits.max_bytes {
+            return Err(Error::Limit(format!(
+                "the query gives more than {} bytes",
+                self.limits.max_bytes
+            )));
+        }
+        Ok(cells)
+    }
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rows")
+            .field("columns", &self.columns)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+fn size(row: &[Cell]) -> usize {
+    row.iter().map(Cell::size).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::calls;
+
+    #[test]
+    fn calls_are_found_in_plans() {
+        let got = calls("  Output: (pg_sleep('1'::double precision))::text, public.\"F o\"(x), count(*), 'x(\n' || a")
+            .unwrap();
+        let want = [("pg_catalog", "pg_sleep"), ("public", "F o"), ("pg_catalog", "count")];
+        assert_eq!(got, want.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(
+            calls("  Function Call: lo_export('1'::oid, '/x'::text)").unwrap().len(),
+            1
+        );
+    }
+}
