@@ -1,0 +1,254 @@
+//! The machine all guests run on: one set of rules for compiling, one clock for interrupting, one list of what is linked.
+
+use crate::cache::Cache;
+use crate::component::Component;
+use crate::contract::bindings;
+use crate::error::{Refusal, SandboxError};
+use crate::examine::{EXPORT, Shape, examine};
+use crate::host::{State, TICK};
+use crate::wasi;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use wasmtime::component::{HasSelf, Linker};
+
+/// How the machine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where compiled code is kept; without it every run compiles again.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes a plugin's file may have.
+    pub plugin_bytes: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            cache_dir: None,
+            plugin_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// Where a component comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From this build.
+    BuiltIn,
+    /// From somebody else; pipeline.toml pins its hash.
+    ThirdParty {
+        /// SHA-256 of the file, 64 hexadecimal digits.
+        sha256: String,
+    },
+}
+
+/// The machine. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: wasmtime::Engine,
+    linker: Linker<State>,
+    cache: Option<Cache>,
+    plugin_bytes: u64,
+    clock: Arc<Clock>,
+}
+
+impl Engine {
+    /// Sets up the machine and its clock.
+    pub fn new(config: EngineConfig) -> Result<Engine, SandboxError> {
+        let engine = wasmtime::Engine::new(&rules()).map_err(|e| host("setting up the engine", &e))?;
+        let mut linker = Linker::new(&engine);
+        wasi::link(&mut linker)
+            .and_then(|()| bindings::Component::add_to_linker::<State, HasSelf<State>>(&mut linker, |s| s))
+            .map_err(|e| host("linking", &e))?;
+        let cache = config
+            .cache_dir
+            .as_deref()
+            .and_then(|dir| match Cache::open(dir, &engine) {
+                Ok(cache) => Some(cache),
+                Err(e) => {
+                    tracing::warn!(%e, "compiled code is not kept");
+                    None
+                }
+            });
+        let clock = Arc::new(Clock::default());
+        start(&clock, &engine)?;
+        let plugin_bytes = config.plugin_bytes;
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                engine,
+                linker,
+                cache,
+                plugin_bytes,
+                clock,
+            }),
+        })
+    }
+
+    /// Checks, compiles and links a component. Nothing of it runs. Compiling a large one takes seconds: in async code
+    /// call this from `spawn_blocking`.
+    pub fn load(&self, name: &str, wasm: &[u8], origin: Origin) -> Result<Component, SandboxError> {
+        self.load_checked(wasm, origin)
+            .and_then(|(info, pre)| Ok(Component::new(name, info, pre, self.clone())))
+            .map_err(|why| SandboxError::Refused {
+                component: crate::log::line(name, 100),
+                why,
+            })
+    }
+
+    fn load_checked(
+        &self,
+        wasm: &[u8],
+        origin: Origin,
+    ) -> Result<(crate::PluginInfo, bindings::ComponentPre<State>), Refusal> {
+        let inner = &self.inner;
+        let bytes = wasm.len() as u64;
+        if bytes > inner.plugin_bytes {
+            return Err(Refusal::TooLarge {
+                bytes,
+                limit: inner.plugin_bytes,
+            });
+        }
+        let info = match examine(wasm, &Shape::default()) {
+            // A file that is not what was pinned is that before all else.
+            Ok(info) => info,
+            Err(why) => return Err(pinned(wasm, &origin).err().unwrap_or(why)),
+        };
+        pinned(wasm, &origin)?;
+        if !info.ungranted.is_empty() {
+            return Err(Refusal::Ungranted(info.ungranted));
+        }
+        match info.contract.as_deref() {
+            Some(version) if version.starts_with("0.1.") => {}
+            _ => {
+                return Err(Refusal::MissingExport {
+                    missing: format!("{EXPORT}@0.1.0"),
+                });
+            }
+        }
+        let kept = inner.cache.as_ref().and_then(|c| c.get(&inner.engine, &info.sha256));
+        let component = match kept {
+            Some(component) => component,
+            None => {
+                let component = wasmtime::component::Component::from_binary(&inner.engine, wasm)
+                    .map_err(|e| Refusal::Invalid { problem: cause(&e) })?;
+                if let Some(cache) = &inner.cache {
+                    cache.put(&info.sha256, &component);
+                }
+                component
+            }
+        };
+        let wrong = |e: wasmtime::Error| Refusal::WrongType { problem: cause(&e) };
+        let pre = inner.linker.instantiate_pre(&component).map_err(wrong)?;
+        let pre = bindings::ComponentPre::new(pre).map_err(wrong)?;
+        Ok((info, pre))
+    }
+
+    pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.inner.engine
+    }
+
+    /// Keeps the clock ticking while it lives.
+    pub(crate) fn ticking(&self) -> Ticking {
+        let clock = self.inner.clock.clone();
+        *clock.calls.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        clock.wake.notify_one();
+        Ticking { clock }
+    }
+}
+
+fn pinned(wasm: &[u8], origin: &Origin) -> Result<(), Refusal> {
+    use sha2::{Digest, Sha256};
+    let Origin::ThirdParty { sha256: expected } = origin else {
+        return Ok(());
+    };
+    let found = hex::encode(Sha256::digest(wasm));
+    if found.eq_ignore_ascii_case(expected) {
+        Ok(())
+    } else {
+        Err(Refusal::WrongHash {
+            expected: crate::log::line(expected, 100),
+            found,
+        })
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn cause(e: &wasmtime::Error) -> String {
+    crate::log::line(&format!("{e:#}"), 600)
+}
+
+fn host(what: &str, e: &wasmtime::Error) -> SandboxError {
+    SandboxError::Host {
+        what: what.to_owned(),
+        why: cause(e),
+    }
+}
+
+fn rules() -> wasmtime::Config {
+    let mut c = wasmtime::Config::new();
+    c.wasm_component_model(true);
+    // Control calls are synchronous: guest→host calls cost less than half, and the async ABI is refused.
+    c.concurrency_support(false);
+    c.epoch_interruption(true);
+    c.max_wasm_stack(512 * 1024);
+    // Host functions run on the guest's stack too, and need room of their own.
+    c.async_stack_size(2 * 1024 * 1024);
+    // A guest must not find in its stack what another left there.
+    c.async_stack_zeroing(true);
+    c.wasm_memory64(false);
+    c.wasm_multi_memory(false);
+    c.wasm_relaxed_simd(false);
+    c.wasm_wide_arithmetic(false);
+    // Nobody maps native addresses back to wasm; it is half of the compiled file.
+    c.generate_address_map(false);
+    c
+}
+
+/// Counts running calls; the clock thread sleeps while there are none.
+#[derive(Default)]
+struct Clock {
+    calls: Mutex<usize>,
+    wake: Condvar,
+}
+
+pub(crate) struct Ticking {
+    clock: Arc<Clock>,
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        *self.clock.calls.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
+}
+
+fn start(clock: &Arc<Clock>, engine: &wasmtime::Engine) -> Result<(), SandboxError> {
+    let engine = engine.weak();
+    let clock = Arc::downgrade(clock);
+    let run = move || {
+        // Neither the engine nor the clock is kept alive by this thread; it ends within a second of them.
+        while let (Some(engine), Some(clock)) = (engine.upgrade(), clock.upgrade()) {
+            let calls = clock.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            if *calls == 0 {
+                drop(engine);
+                let waited = clock.wake.wait_timeout(calls, std::time::Duration::from_secs(1));
+                drop(waited);
+                continue;
+            }
+            drop(calls);
+            engine.increment_epoch();
+            drop((engine, clock));
+            std::thread::sleep(TICK);
+        }
+    };
+    std::thread::Builder::new()
+        .name("guest-clock".to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|e| SandboxError::Host {
+            what: "starting the clock".to_owned(),
+            why: e.to_string(),
+        })
+}
