@@ -29,6 +29,26 @@ pub fn tables(label: &str) -> Result<Vec<TableInfo>, InspectError> {
     host::tables(label)
 }
 
+/// The relations of a database that must have some tables (`schema.name`; without a schema, in any) to be `system`'s.
+pub fn tables_of(label: &str, system: &str, needed: &[&str]) -> Result<Vec<TableInfo>, Error> {
+    let tables = tables(label)?;
+    for name in needed {
+        if !tables.iter().any(|t| t.full_name() == *name || t.name == *name) {
+            return Err(Error::Unsupported(format!(
+                "`{label}` has no table {name}, so it is not {system}'s database, or of a version that is not known; \
+                 check the grant `{label}` in pipeline.toml"
+            )));
+        }
+    }
+    Ok(tables)
+}
+
+/// Rows of one table itself, not of those that inherit from it.
+pub fn count_only(label: &str, engine: Engine, table: &TableInfo) -> Result<i64, Error> {
+    let only = if engine == Engine::Postgres { "ONLY " } else { "" };
+    count(label, &format!("SELECT count(*) FROM {only}{}", table.sql_name()), &[])
+}
+
 /// Whether a relation `schema.name` is among `tables`.
 pub fn has(tables: &[TableInfo], full_name: &str) -> bool {
     tables.iter().any(|t| t.full_name() == full_name)

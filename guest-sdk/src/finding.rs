@@ -71,6 +71,45 @@ impl Findings {
         &self.0
     }
 
+    /// Compares the rows of tables with the facts of [`BackupPlan::rows`](crate::BackupPlan::rows).
+    ///
+    /// In PostgreSQL the facts come from the dump's own snapshot, so any difference is a fault. An SQLite file may
+    /// have been written to between the look and the copy: there only a table that came back empty is one.
+    pub fn rows_as_recorded(&mut self, backup: &BackupView, label: &str) -> Result<(), Error> {
+        let engine = db::info(label)?.engine;
+        let tables = db::tables(label)?;
+        let (mut compared, mut wrong, mut odd) = (0, Vec::new(), Vec::new());
+        for (name, expected) in backup.facts_below(&format!("rows/{label}/")) {
+            compared += 1;
+            let Some(table) = tables.iter().find(|t| t.full_name() == name) else {
+                wrong.push(format!("{name} is missing ({expected} rows)"));
+                continue;
+            };
+            let found = db::count_only(label, engine, table)?;
+            if found.to_string() != expected {
+                let said = format!("{name} has {found} rows, it had {expected}");
+                match engine {
+                    db::Engine::Sqlite if found > 0 => odd.push(said),
+                    _ => wrong.push(said),
+                }
+            }
+        }
+        let check = check(format!("rows-as-recorded-{label}"));
+        self.push(if !wrong.is_empty() {
+            check.fail(listed(&wrong, 10), ROWS_REMEDY)
+        } else if !odd.is_empty() {
+            check.warn(
+                listed(&odd, 10),
+                "normal when the file was written to while it was being backed up; look closer if it was not",
+            )
+        } else {
+            check.pass(format!(
+                "{compared} tables hold the rows counted when the backup was taken"
+            ))
+        });
+        Ok(())
+    }
+
     /// Compares the rows of every table under `label` with the numbers of the backup.
     pub fn row_counts(&mut self, backup: &BackupView, label: &str) -> Result<(), Error> {
         self.row_counts_of(backup, label, |_| true)

@@ -45,7 +45,9 @@ extern crate self as essrun_guest;
 pub use wit_bindgen;
 
 mod backup_view;
+pub mod bridge;
 mod component;
+pub mod config;
 pub mod db;
 mod describe;
 mod error;
@@ -58,6 +60,8 @@ pub mod mock;
 mod pattern;
 mod plan;
 pub mod settings;
+#[cfg(feature = "signing-key")]
+pub mod signing_key;
 pub mod volume;
 
 pub use bindings::ess::backup::backup::{
@@ -79,9 +83,10 @@ pub use pattern::matches;
 /// All that a component usually needs.
 pub mod prelude {
     pub use crate::{
-        Advice, ArchiveVolume, ArtifactClass, BackupPlan, BackupStep, BackupView, Check, Component, Description,
-        DumpDatabase, Error, Fact, Finding, Findings, IncidentPlan, InspectError, Need, NeedKind, NeedRole, Note,
-        RestorePlan, RestoreStep, Sensitivity, Setting, Severity, Statement, Tier, check, db, log, settings, volume,
+        Advice, ArchiveVolume, ArtifactClass, BackupPlan, BackupStep, BackupView, Check, Component, CopySqlite,
+        Description, DumpDatabase, Error, Fact, Finding, Findings, IncidentPlan, IncidentStep, InspectError, Need,
+        NeedKind, NeedRole, Note, RestorePlan, RestoreStep, Sensitivity, Setting, Severity, Statement, Tier, check, db,
+        log, settings, volume,
     };
 }
 

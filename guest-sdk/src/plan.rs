@@ -70,6 +70,19 @@ impl BackupPlan {
         self
     }
 
+    /// Keeps the exact row counts of some tables (by name, in any schema) as facts `rows/LABEL/SCHEMA.TABLE`; those
+    /// that do not exist are passed over. [`Findings::rows_as_recorded`](crate::Findings::rows_as_recorded) compares.
+    pub fn rows(mut self, label: &str, names: &[&str]) -> Result<Self, crate::Error> {
+        let engine = crate::db::info(label)?.engine;
+        for table in crate::db::tables(label)? {
+            if table.kind == crate::db::TableKind::Table && names.contains(&table.name.as_str()) {
+                let rows = crate::db::count_only(label, engine, &table)?;
+                self = self.fact(format!("rows/{label}/{}", table.full_name()), rows);
+            }
+        }
+        Ok(self)
+    }
+
     /// The facts of the plan.
     pub fn facts(&self) -> impl Iterator<Item = &Fact> {
         self.steps.iter().filter_map(|s| match s {

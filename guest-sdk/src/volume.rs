@@ -65,6 +65,37 @@ pub fn read_text(label: &str, path: &str, max_bytes: u32) -> Result<String, Erro
         .map_err(|_| Error::Other(format!("{label}/{path} is not UTF-8 text")))
 }
 
+/// A tree beyond this is no directory of configuration, and not searched.
+const MOST_SEARCHED: usize = 20_000;
+
+/// The regular files of a volume that match a pattern (`*` for any run of characters): over the whole path if the
+/// pattern has a `/`, else over the file's name, in any directory. Sorted.
+///
+/// Symbolic links are not followed; where Kubernetes mounts a secret, the file itself is found in a directory beside.
+pub fn find(label: &str, pattern: &str) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for (seen, entry) in walk(label, "", true)?.enumerate() {
+        let entry = entry?;
+        if seen >= MOST_SEARCHED {
+            return Err(Error::Unsupported(format!(
+                "`{label}` has more than {MOST_SEARCHED} entries, too many to look for {pattern:?}: grant the directory \
+                 of the configuration only"
+            )));
+        }
+        let name = entry.path.rsplit('/').next().unwrap_or(&entry.path);
+        let subject = if pattern.contains('/') {
+            entry.path.as_str()
+        } else {
+            name
+        };
+        if entry.kind == EntryKind::File && crate::matches(pattern, subject) {
+            found.push(entry.path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn in_calls<T>(
     paths: &[String],
     mut call: impl FnMut(&[String]) -> Result<Vec<T>, InspectError>,

@@ -4,36 +4,13 @@
 //! key is back, and are what `old_signing_keys` needs when it is lost. The seed must never be logged or recorded.
 
 use crate::settings::Settings;
-use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use curve25519_dalek::EdwardsPoint;
-use essrun_guest::{matches, prelude::*, volume::EntryKind};
-use sha2::{Digest, Sha512};
+use essrun_guest::config::yaml_scalar;
+use essrun_guest::prelude::*;
+use essrun_guest::signing_key::{self, PublicKey, VULNERABLE};
 
 /// A key file is a line or a few.
 const KEY_FILE_BYTES: u32 = 16 * 1024;
 const HOMESERVER_FILE_BYTES: u32 = 1 << 20;
-/// A configuration directory beyond this is none.
-const MOST_ENTRIES: usize = 20_000;
-
-/// A signing key's id and public half.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PublicKey {
-    /// `ed25519:a_GQJb`
-    pub id: String,
-    /// Unpadded base64, as Matrix writes keys.
-    pub public: String,
-}
-
-impl PublicKey {
-    /// Early releases of the chart made weak keys, all with the version `0`.
-    pub fn vulnerable_generation(&self) -> bool {
-        self.id == "ed25519:0"
-    }
-}
-
-/// What to do about a key of that generation.
-pub const VULNERABLE: &str = "if init-secrets of an early ESS Helm release made it, it is weak (CVE-2026-24044): let the chart \
-     make `ed25519:1`, revoke this one through old_signing_keys, and run the background job event_resign";
 
 /// Takes the volume and records what is understood of it.
 pub fn plan(mut plan: BackupPlan, settings: &Settings) -> Result<BackupPlan, Error> {
@@ -45,7 +22,7 @@ pub fn plan(mut plan: BackupPlan, settings: &Settings) -> Result<BackupPlan, Err
         ));
     }
     plan = plan.archive(ArchiveVolume::all("config"));
-    let files = find(settings, &settings.signing_key_file)?;
+    let files = volume::find("config", &settings.signing_key_file)?;
     if files.is_empty() {
         plan = plan.warn(format!(
             "no file in `config` matches signing-key-file {:?}: the signing key is not known to be in this backup. Set \
@@ -130,81 +107,15 @@ pub fn verify(findings: &mut Findings, backup: &BackupView) -> Result<(), Error>
     Ok(())
 }
 
-/// The files of `config` that match a pattern: over the whole path if it has a `/`, else over the file's name.
-fn find(settings: &Settings, pattern: &str) -> Result<Vec<String>, Error> {
-    let mut found = Vec::new();
-    for (seen, entry) in volume::walk("config", "", true)?.enumerate() {
-        let entry = entry?;
-        if seen >= MOST_ENTRIES {
-            return Err(Error::invalid_setting(
-                "signing-key-file",
-                format!(
-                    "`config` has more than {MOST_ENTRIES} entries; grant the directory of homeserver.yaml only, or \
-                     name the exact path instead of {:?}",
-                    settings.signing_key_file
-                ),
-            ));
-        }
-        let name = entry.path.rsplit('/').next().unwrap_or(&entry.path);
-        let subject = if pattern.contains('/') {
-            entry.path.as_str()
-        } else {
-            name
-        };
-        // A symlink is how Kubernetes mounts secrets; whether it can be read is seen when it is.
-        if entry.kind == EntryKind::File && matches(pattern, subject) {
-            found.push(entry.path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// The keys of a file; the error never shows its contents.
 fn read_keys(file: &str) -> Result<Vec<PublicKey>, String> {
     let text = volume::read_text("config", file, KEY_FILE_BYTES).map_err(|e| e.text().to_owned())?;
-    parse_keys(&text)
-}
-
-/// `ed25519 VERSION SEED` a line, the seed 32 bytes in unpadded base64.
-pub fn parse_keys(text: &str) -> Result<Vec<PublicKey>, String> {
-    let mut keys = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        let mut words = line.split_whitespace();
-        let (algorithm, version, seed, rest) = (words.next(), words.next(), words.next(), words.next());
-        let (Some("ed25519"), Some(version), Some(seed), None) = (algorithm, version, seed, rest) else {
-            return Err(format!("line {} is not `ed25519 VERSION SEED`", number + 1));
-        };
-        let bytes = STANDARD_NO_PAD
-            .decode(seed.trim_end_matches('='))
-            .ok()
-            .and_then(|b| <[u8; 32]>::try_from(b).ok())
-            .ok_or_else(|| format!("line {}: the seed is not 32 bytes of base64", number + 1))?;
-        keys.push(PublicKey {
-            id: format!("ed25519:{version}"),
-            public: public_of(&bytes),
-        });
-    }
-    if keys.is_empty() {
-        Err("it is empty".into())
-    } else {
-        Ok(keys)
-    }
-}
-
-/// The Ed25519 public key of a seed (RFC 8032, 5.1.5).
-fn public_of(seed: &[u8; 32]) -> String {
-    let digest = Sha512::digest(seed);
-    let mut scalar = [0u8; 32];
-    for (to, from) in scalar.iter_mut().zip(digest.iter()) {
-        *to = *from;
-    }
-    STANDARD_NO_PAD.encode(EdwardsPoint::mul_base_clamped(scalar).compress().as_bytes())
+    signing_key::parse(&text)
 }
 
 /// `server_name` from a line of its own; YAML beyond that is not understood here.
 fn server_name(settings: &Settings) -> Result<Option<String>, Error> {
-    for file in find(settings, &settings.homeserver_file)? {
+    for file in volume::find("config", &settings.homeserver_file)? {
         let text = match volume::read_text("config", &file, HOMESERVER_FILE_BYTES) {
             Ok(text) => text,
             Err(e) => {
@@ -212,18 +123,7 @@ fn server_name(settings: &Settings) -> Result<Option<String>, Error> {
                 continue;
             }
         };
-        let name = text
-            .lines()
-            .filter_map(|l| l.strip_prefix("server_name:"))
-            .map(|v| {
-                v.split(" #")
-                    .next()
-                    .unwrap_or(v)
-                    .trim()
-                    .trim_matches(['"', '\''])
-                    .to_owned()
-            })
-            .find(|v| !v.is_empty());
+        let name = yaml_scalar(&text, &["server_name"]);
         if name.is_some() {
             return Ok(name);
         }

@@ -34,6 +34,7 @@ pub fn describe() -> Description {
         .setting("homeserver-file", "\"homeserver.yaml\"", "the file in `config` that has server_name; a pattern like the above")
         .setting("digest-media-files", "2000", "how many media files verify reads and compares by SHA-256, evenly spread; all are checked for being there, with the right length")
         .setting("tolerated-media-faults", "10", "how many missing or different media files, beyond those missing when the backup was taken, are only warned of; more refuse the restore")
+        .fence("main", &["public.users", "public.devices"])
         .class(ArtifactClass::new("main/ddl*", Sensitivity::Internal, "the schema"))
         .class(ArtifactClass::new("state/ddl*", Sensitivity::Internal, "the schema"))
         .class(
