@@ -27,7 +27,9 @@ pub mod listing;
 mod path;
 mod pattern;
 pub mod restore;
+mod sys;
 mod volume;
+mod walk;
 
 pub use archive::{Archive, ArchiveReport, ArchiveRequest, Estimate, Noted, OnUnreadable, PathRule};
 pub use error::VolumeError;

@@ -78,9 +78,9 @@ impl TreePath {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
-    /// The path of `name` in this directory. The name comes from a directory or was checked.
-    pub(crate) fn join(&self, name: &[u8]) -> TreePath {
-        TreePath(join_bytes(&self.0, name))
+    /// The path of an entry a directory named; the kernel gives no name with a slash.
+    pub(crate) fn of_entry(directory: &[u8], name: &[u8]) -> TreePath {
+        TreePath(join_bytes(directory, name))
     }
 
     /// The text for people and guests: what is not UTF-8 becomes U+FFFD.
@@ -99,7 +99,7 @@ pub(crate) fn join_bytes(directory: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-fn split_bytes(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split_bytes(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => {
             let (parent, name) = path.split_at(at);
@@ -132,6 +132,22 @@ fn order_directories(a: &[u8], b: &[u8]) -> Ordering {
     // `/` is the separator, so it must sort before every byte a name can hold; NUL cannot be in a name.
     let low = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     a.iter().map(low).cmp(b.iter().map(low))
+}
+
+/// A directory's path in the order in which listings come to directories.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct DirectoryPath(pub Vec<u8>);
+
+impl Ord for DirectoryPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        order_directories(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for DirectoryPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// Text safe for a terminal and a log.

@@ -162,3 +162,123 @@ fn glob(pieces: &[Vec<u8>], name: &[u8]) -> bool {
     }
     left.ends_with(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn covers(pattern: &str, path: &str) -> bool {
+        Patterns::new([pattern]).unwrap().covers(path.as_bytes())
+    }
+
+    #[test]
+    fn the_contract() {
+        for (pattern, path, expected) in [
+            ("a", "a", true),
+            ("a", "a/b/c", true),
+            ("a", "ab", false),
+            ("a", "b/a", false),
+            ("a/b", "a", false),
+            ("a/*", "a", false),
+            ("a/*", "a/b", true),
+            ("a/*", "a/b/c", true),
+            ("*", "a/b", true),
+            ("*.txt", "x.txt", true),
+            ("*.txt", "x.txt/y", true),
+            ("*.txt", "d/x.txt", false),
+            ("**/*.txt", "x.txt", true),
+            ("**/*.txt", "d/e/x.txt", true),
+            ("**/*.txt", "d/e/x.tx", false),
+            ("a/**", "a", true),
+            ("a/**", "a/b/c", true),
+            ("a/**/b", "a/b", true),
+            ("a/**/b", "a/x/y/b/z", true),
+            ("a/**/b", "a/x/y", false),
+            ("**", "a", true),
+            ("**", "", true),
+            ("a*b*c", "aXbXc", true),
+            ("a*b*c", "abbc", true),
+            ("a*b*c", "acb", false),
+            ("aa*aa", "aaa", false),
+            ("aa*aa", "aaaa", true),
+            ("a/", "a/b", true),
+            ("[a]", "a", false),
+            ("?", "a", false),
+        ] {
+            assert_eq!(covers(pattern, path), expected, "{pattern} on {path}");
+        }
+        let raw = Patterns::new(["*x"]).unwrap();
+        assert!(raw.covers(b"\xff\xfex"));
+    }
+
+    #[test]
+    fn hostile_patterns_are_refused() {
+        let long = "a/".repeat(3000);
+        for bad in [
+            "",
+            "/",
+            "/a",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "./a",
+            "a**",
+            "**b",
+            "***",
+            "a\0b",
+            long.as_str(),
+        ] {
+            assert!(Patterns::new([bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    /// The plain meaning, in exponential time.
+    fn plainly(pattern: &[&str], path: &[&str]) -> bool {
+        match (pattern.first(), path.first()) {
+            (None, _) => true,
+            (Some(&"**"), None) => plainly(&pattern[1..], path),
+            (Some(&"**"), Some(_)) => plainly(&pattern[1..], path) || plainly(pattern, &path[1..]),
+            (Some(_), None) => false,
+            (Some(p), Some(n)) => letters(p.as_bytes(), n.as_bytes()) && plainly(&pattern[1..], &path[1..]),
+        }
+    }
+
+    fn letters(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern.first(), name.first()) {
+            (None, None) => true,
+            (Some(b'*'), _) => letters(&pattern[1..], name) || (!name.is_empty() && letters(pattern, &name[1..])),
+            (Some(p), Some(n)) if p == n => letters(&pattern[1..], &name[1..]),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matches_the_plain_meaning(
+            pattern in proptest::collection::vec("(\\*\\*|[ab]{1,2}|[ab]?\\*[ab]?|[ab]\\*[ab]\\*)", 1..5),
+            path in proptest::collection::vec("[ab]{1,4}", 0..6),
+        ) {
+            let pattern: Vec<&str> = pattern.iter().map(String::as_str).collect();
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            let compiled = Patterns::new([pattern.join("/").as_str()]).unwrap();
+            prop_assert_eq!(compiled.covers(path.join("/").as_bytes()), plainly(&pattern, &path));
+            // What is covered must have been reachable from every directory above it.
+            if plainly(&pattern, &path) {
+                let mut within = compiled.root();
+                for name in &path {
+                    prop_assert!(within.may_match_below());
+                    within = compiled.enter(&within, name.as_bytes());
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_compiles_or_is_refused(pattern in ".{0,40}", path in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(patterns) = Patterns::new([pattern.as_str()]) {
+                patterns.covers(&path);
+            }
+        }
+    }
+}

@@ -1,9 +1,31 @@
 //! An artifact becomes a tree again: staged, verified by others, then swapped in.
+//!
+//! [`execute`] extracts into a directory of its own on the destination's file system and touches nothing else; a restore
+//! that is killed leaves that directory, which [`list_leftovers`] finds. [`Staged::swap`] is the only step that touches
+//! the live tree, and it keeps it.
 
+mod compare;
+mod extract;
+mod staging;
+mod swap;
+mod target;
+
+use self::extract::Extraction;
+use self::staging::{Staging, Step};
+use self::target::Target;
+use crate::listing::meta_of;
+use crate::sys::Root;
 use crate::{TreePath, Volume, VolumeError};
 use essrun_artifact::{ArtifactRecord, BackupReader, Progress};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// Names of staging directories begin so.
+pub(crate) const STAGING_PREFIX: &str = ".essrun-restore-";
+/// Names under which a mount point's earlier children are kept begin so.
+pub(crate) const KEPT_PREFIX: &str = ".essrun-before-";
 
 /// Whose the restored files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -57,7 +79,9 @@ pub struct RestorePlan {
 #[derive(Debug)]
 pub struct Staged {
     tree: PathBuf,
+    staging: Staging,
     findings: Vec<Finding>,
+    replace: bool,
 }
 
 /// What the swap did.
@@ -101,8 +125,66 @@ pub async fn plan(
     destination: &Path,
     options: RestoreOptions,
 ) -> Result<RestorePlan, VolumeError> {
-    let _ = (record, destination, options);
-    Err(VolumeError::Internal("not built yet".into()))
+    let meta = meta_of(record)?;
+    let destination = destination.to_owned();
+    blocking(move || {
+        let target = fit(&destination, options)?;
+        let staging_in = target.staging_in().to_owned();
+        let space = rustix::fs::statvfs(&staging_in)
+            .map_err(|e| VolumeError::io("look at the file system of", staging_in.as_os_str().as_bytes(), e))?;
+        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+        let mut findings = Vec::new();
+        if free_bytes < meta.bytes {
+            findings.push(Finding {
+                check: "space-short",
+                fatal: false,
+                message: format!(
+                    "{} bytes are to be restored, {free_bytes} are free in {}",
+                    meta.bytes,
+                    staging_in.display()
+                ),
+                remedy: "free some space; what is replaced is kept, and needs its space beside the new".into(),
+            });
+        }
+        if options.owners == Owners::Numeric && !rustix::process::geteuid().is_root() {
+            findings.push(Finding {
+                check: "not-root",
+                fatal: false,
+                message: "owners other than your own cannot be set, since essrun does not run as root".into(),
+                remedy: "restore as root, or have the owners set afterwards".into(),
+            });
+        }
+        Ok(RestorePlan {
+            destination: target.path.clone(),
+            staging_in,
+            mount_point: target.mount_point,
+            replaces: !target.empty,
+            entries: meta.entries,
+            bytes: meta.bytes,
+            free_bytes,
+            findings,
+        })
+    })
+    .await
+}
+
+/// Looks at a destination and refuses one that cannot be restored to.
+fn fit(destination: &Path, options: RestoreOptions) -> Result<Target, VolumeError> {
+    let target = Target::look(destination)?;
+    if let Some(left) = staging::leftovers(&target)?
+        .into_iter()
+        .find(|left| left.state == LeftoverState::Swapping)
+    {
+        return Err(target::refuse(
+            &target.path,
+            format!("an earlier swap was interrupted, see {}", left.path.display()),
+            "resume it first: it may hold what was live",
+        ));
+    }
+    if !target.empty && !options.replace {
+        return Err(swap::not_empty(&target));
+    }
+    Ok(target)
 }
 
 /// Extracts the artifact into a staging directory on the destination's file system.
@@ -113,8 +195,65 @@ pub async fn execute(
     options: RestoreOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Staged, VolumeError> {
-    let _ = (reader, record, destination, options, progress);
-    Err(VolumeError::Internal("not built yet".into()))
+    let destination = destination.to_owned();
+    let (mut staging, root, insensitive) = blocking(move || {
+        let staging = Staging::create(&fit(&destination, options)?)?;
+        let insensitive = extract::is_case_insensitive(&staging.path)?;
+        let root = Root::open(&staging.tree())?;
+        Ok((staging, Arc::new(root), insensitive))
+    })
+    .await?;
+    let mut findings = Vec::new();
+    if insensitive {
+        findings.push(Finding {
+            check: "case-insensitive-destination",
+            fatal: true,
+            message: format!(
+                "{} takes names that differ in case for one; Synapse's media names do differ so",
+                staging.state.destination().display()
+            ),
+            remedy: "restore to a file system that tells upper case from lower".into(),
+        });
+    }
+    let extracted = extract::extract(Extraction {
+        reader,
+        record: record.clone(),
+        root,
+        owners: options.owners,
+        jobs: options.jobs,
+        progress,
+        only: None,
+    })
+    .await;
+    match extracted {
+        Ok(extracted) => findings.extend(extracted.findings),
+        Err(error) => {
+            // A failed extraction is of no use to anybody.
+            if let Err(e) = blocking(move || staging.remove()).await {
+                tracing::warn!(error = %e, "a failed restore's staging directory stays behind");
+            }
+            return Err(error);
+        }
+    }
+    let staging = blocking(move || {
+        staging.enter(Step::Complete)?;
+        Ok(staging)
+    })
+    .await?;
+    Ok(Staged {
+        tree: staging.tree(),
+        staging,
+        findings,
+        replace: options.replace,
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, VolumeError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| VolumeError::Internal(format!("a worker of the restore died: {e}")))?
 }
 
 impl Staged {
@@ -134,49 +273,68 @@ impl Staged {
 
     /// Gives `path` (empty: all) and everything below it an owner. Set-user-id bits of files are lost by it.
     pub async fn set_owner(&self, path: &str, uid: u32, gid: u32) -> Result<(), VolumeError> {
-        let _ = (path, uid, gid);
-        Err(VolumeError::Internal("not built yet".into()))
+        let path = TreePath::new(path)?;
+        let tree = self.tree.clone();
+        blocking(move || extract::set_owner(&Root::open(&tree)?, &path, uid, gid)).await
     }
 
-    /// Puts the tree in place; what was there is kept under a dated name.
+    /// Puts the tree in place; what was there is kept under a dated name. Refused when a finding is fatal.
     pub async fn swap(self) -> Result<Swapped, VolumeError> {
-        Err(VolumeError::Internal("not built yet".into()))
+        if let Some(fatal) = self.findings.iter().find(|f| f.fatal) {
+            return Err(target::refuse(
+                &self.staging.state.destination(),
+                fatal.message.clone(),
+                fatal.remedy.clone(),
+            ));
+        }
+        blocking(move || swap::swap(self.staging, self.replace)).await
     }
 
     /// Removes the staged tree.
     pub async fn discard(self) -> Result<(), VolumeError> {
-        Err(VolumeError::Internal("not built yet".into()))
+        blocking(move || self.staging.remove()).await
     }
 }
 
 /// What interrupted restores to `destination` left behind.
 pub async fn list_leftovers(destination: &Path) -> Result<Vec<Leftover>, VolumeError> {
-    let _ = destination;
-    Err(VolumeError::Internal("not built yet".into()))
+    let destination = destination.to_owned();
+    blocking(move || staging::leftovers(&Target::look(&destination)?)).await
 }
 
 /// Removes the leftovers that are safe to remove and returns them.
 pub async fn drop_leftovers(destination: &Path) -> Result<Vec<Leftover>, VolumeError> {
-    let _ = destination;
-    Err(VolumeError::Internal("not built yet".into()))
+    let destination = destination.to_owned();
+    blocking(move || {
+        let mut dropped = Vec::new();
+        for leftover in staging::leftovers(&Target::look(&destination)?)? {
+            let safe = matches!(leftover.state, LeftoverState::Extracting | LeftoverState::Complete);
+            if safe && staging::drop_one(&leftover)? {
+                dropped.push(leftover);
+            }
+        }
+        Ok(dropped)
+    })
+    .await
 }
 
-/// Ends a swap that was interrupted.
+/// Ends a swap that was interrupted: the restored tree goes in place, what was live is kept.
 pub async fn resume_swap(leftover: &Leftover) -> Result<Swapped, VolumeError> {
-    let _ = leftover;
-    Err(VolumeError::Internal("not built yet".into()))
+    let path = leftover.path.clone();
+    blocking(move || swap::resume(&path)).await
 }
 
 /// Compares a tree with an artifact: entries, metadata and, with `contents`, every byte. At most 1000 differences are
 /// returned.
 pub async fn compare(
-    reader: &dyn BackupReader,
+    reader: Arc<dyn BackupReader>,
     record: &ArtifactRecord,
     root: &Path,
     contents: bool,
 ) -> Result<Vec<Difference>, VolumeError> {
-    let _ = (reader, record, root, contents);
-    Err(VolumeError::Internal("not built yet".into()))
+    let (record, root) = (record.clone(), root.to_owned());
+    let runtime = Handle::current();
+    blocking(move || compare::compare(&runtime, &*reader, &record, Root::open(&root)?, contents)).await
 }
 
 /// Extracts one path (a file, a link, or a directory with all below it) to `destination`, which must not exist.
@@ -188,6 +346,40 @@ pub async fn extract(
     options: RestoreOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Finding>, VolumeError> {
-    let _ = (reader, record, path, destination, options, progress);
-    Err(VolumeError::Internal("not built yet".into()))
+    let destination = destination.to_owned();
+    let (staging, root, target) = blocking(move || {
+        let target = Target::look(&destination)?;
+        if target.there {
+            return Err(target::refuse(
+                &target.path,
+                "is there already",
+                "name a path that is not",
+            ));
+        }
+        let staging = Staging::create(&target)?;
+        let root = Arc::new(Root::open(&staging.tree())?);
+        Ok((staging, root, target))
+    })
+    .await?;
+    let extracted = extract::extract(Extraction {
+        reader,
+        record: record.clone(),
+        root,
+        owners: options.owners,
+        jobs: options.jobs,
+        progress,
+        only: Some(path.clone()),
+    })
+    .await;
+    let single = path.split().map(|(_, name)| name.to_vec());
+    blocking(move || {
+        let moved = extracted.and_then(|extracted| {
+            let single = single.as_deref().filter(|_| extracted.single);
+            swap::place_extracted(&staging.tree(), single, &target)?;
+            Ok(extracted.findings)
+        });
+        staging.remove()?;
+        moved
+    })
+    .await
 }

@@ -1,0 +1,240 @@
+//! The swap: the staged tree takes the place of the live one, which is kept under a dated name.
+//!
+//! A directory is exchanged in one rename. A mount point cannot be renamed, so its children are moved out and the new
+//! ones in, one rename each; `state.json` says which of the two was under way, and [`resume`] goes on from there.
+
+use super::staging::{Staging, Step};
+use super::target::{Target, failed, refuse, stays};
+use super::{KEPT_PREFIX, Swapped};
+use crate::VolumeError;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+pub(super) fn swap(mut staging: Staging, replace: bool) -> Result<Swapped, VolumeError> {
+    let destination = staging.state.destination();
+    let target = Target::look(&destination)?;
+    if target.mount_point != staging.state.mount_point {
+        return Err(refuse(
+            &destination,
+            "was mounted or unmounted since the restore began",
+            "restore again",
+        ));
+    }
+    if !target.empty && !replace {
+        return Err(not_empty(&target));
+    }
+    let kept = (!target.empty).then(|| kept_name(&target));
+    if let Some(kept) = &kept {
+        staging.state.keep_as(kept);
+    }
+    if target.mount_point {
+        refuse_nested_mounts(&target)?;
+        staging.enter(Step::MovingOld)?;
+    } else {
+        staging.enter(Step::Exchanging)?;
+    }
+    carry_on(staging)
+}
+
+pub(super) fn not_empty(target: &Target) -> VolumeError {
+    refuse(
+        &target.path,
+        "is not empty",
+        "give leave to replace it (what is there will be kept under a dated name), or name another destination",
+    )
+}
+
+/// Ends an interrupted swap.
+pub(super) fn resume(path: &Path) -> Result<Swapped, VolumeError> {
+    let Some(staging) = Staging::take_up(path)? else {
+        return Err(refuse(path, "is in use by another restore", "wait for its end"));
+    };
+    match staging.state.step {
+        Step::Exchanging | Step::MovingOld | Step::MovingNew => carry_on(staging),
+        Step::Extracting | Step::Complete => {
+            Err(refuse(path, "no swap was under way in it", "drop it and restore again"))
+        }
+    }
+}
+
+/// Does what is left of the steps noted in the state. Every step can be repeated.
+fn carry_on(mut staging: Staging) -> Result<Swapped, VolumeError> {
+    let destination = staging.state.destination();
+    let kept = staging.state.kept();
+    match staging.state.step {
+        Step::Exchanging => {
+            if let Err(e) = exchange(&staging, &destination, kept.as_deref()) {
+                // Nothing was moved: what is staged is just a staged tree again, and may be dropped.
+                let new = Some(staging.state.tree_inode);
+                if inode(&staging.tree())? == new && inode(&destination)? != new {
+                    staging.enter(Step::Complete)?;
+                }
+                return Err(e);
+            }
+        }
+        Step::MovingOld => {
+            move_old(&destination, kept.as_deref())?;
+            staging.enter(Step::MovingNew)?;
+            move_new(&staging, &destination)?;
+        }
+        Step::MovingNew => move_new(&staging, &destination)?,
+        Step::Extracting | Step::Complete => {}
+    }
+    sync_directory(&destination)?;
+    sync_directory(destination.parent().unwrap_or(&destination))?;
+    staging.remove()?;
+    Ok(Swapped { destination, kept })
+}
+
+fn inode(path: &Path) -> Result<Option<u64>, VolumeError> {
+    match path.symlink_metadata() {
+        Ok(found) => Ok(Some(found.ino())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed("look at", path)(e)),
+    }
+}
+
+fn exchange(staging: &Staging, destination: &Path, kept: Option<&Path>) -> Result<(), VolumeError> {
+    let tree = staging.tree();
+    let new = Some(staging.state.tree_inode);
+    if inode(destination)? != new {
+        match kept {
+            // Nothing worth keeping: absent, or empty, which rename replaces and checks by itself.
+            None => rename(&tree, destination)?,
+            Some(kept) if inode(destination)?.is_none() => {
+                // The two-step way was interrupted in the middle, or somebody moved the live tree away.
+                tracing::warn!(kept = %kept.display(), "the live tree is not in its place any more");
+                rename_new(&tree, destination)?;
+            }
+            Some(kept) => match rustix::fs::renameat_with(CWD, &tree, CWD, destination, RenameFlags::EXCHANGE) {
+                Ok(()) => {}
+                // Not every file system can exchange: two renames, and back again when the second fails.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    rename_new(destination, kept)?;
+                    if let Err(e) = rename_new(&tree, destination) {
+                        rename_new(kept, destination)?;
+                        return Err(e);
+                    }
+                }
+                Err(e) => return Err(VolumeError::io("put in place", destination.as_os_str().as_bytes(), e)),
+            },
+        }
+    }
+    // After an exchange the old tree stands in staging.
+    if let Some(kept) = kept
+        && inode(&tree)?.is_some()
+    {
+        rename_new(&tree, kept)?;
+    }
+    Ok(())
+}
+
+/// Moves what was extracted to a destination that is not there: the tree, or the single entry in it.
+pub(super) fn place_extracted(tree: &Path, single: Option<&[u8]>, target: &Target) -> Result<(), VolumeError> {
+    let from = match single {
+        Some(name) => tree.join(std::ffi::OsStr::from_bytes(name)),
+        None => tree.to_owned(),
+    };
+    rename_new(&from, &target.path)?;
+    sync_directory(&target.parent)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), VolumeError> {
+    std::fs::rename(from, to).map_err(failed("put in place", to))
+}
+
+/// Renames without replacing anything.
+fn rename_new(from: &Path, to: &Path) -> Result<(), VolumeError> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            if inode(to)?.is_some() {
+                return Err(VolumeError::io("rename to", to.as_os_str().as_bytes(), Errno::EXIST));
+            }
+            rename(from, to)
+        }
+        Err(e) => Err(VolumeError::io("rename to", to.as_os_str().as_bytes(), e)),
+    }
+}
+
+/// The children of a mount point that a swap moves.
+fn children(of: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+    let mut found = Vec::new();
+    for child in of.read_dir().map_err(failed("read the directory", of))? {
+        let child = child.map_err(failed("read the directory", of))?;
+        if !stays(child.file_name().as_bytes()) {
+            found.push(child.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Something mounted on a child could not be moved; better to know before the first child is.
+fn refuse_nested_mounts(target: &Target) -> Result<(), VolumeError> {
+    let here = target
+        .path
+        .symlink_metadata()
+        .map_err(failed("look at", &target.path))?
+        .dev();
+    for child in children(&target.path)? {
+        let found = child.symlink_metadata().map_err(failed("look at", &child))?;
+        if found.is_dir() && found.dev() != here {
+            return Err(refuse(
+                &child,
+                "another file system is mounted here, so its parent cannot be swapped",
+                "unmount it first",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn move_old(destination: &Path, kept: Option<&Path>) -> Result<(), VolumeError> {
+    let Some(kept) = kept else { return Ok(()) };
+    match std::fs::DirBuilder::new().create(kept) {
+        Ok(()) => {
+            use std::os::unix::fs::PermissionsExt;
+            // What is kept is as secret as what was live, and nobody's to use.
+            std::fs::set_permissions(kept, std::fs::Permissions::from_mode(0o700)).map_err(failed("protect", kept))?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(failed("create the directory", kept)(e)),
+    }
+    for child in children(destination)? {
+        let Some(name) = child.file_name() else { continue };
+        rename_new(&child, &kept.join(name))?;
+    }
+    sync_directory(kept)
+}
+
+fn move_new(staging: &Staging, destination: &Path) -> Result<(), VolumeError> {
+    let tree = staging.tree();
+    for child in children(&tree)? {
+        let Some(name) = child.file_name() else { continue };
+        rename_new(&child, &destination.join(name))?;
+    }
+    // The mount point itself stays, so the root's own owner, mode and times are copied to it, times last.
+    super::extract::copy_root(&tree, destination)
+}
+
+fn kept_name(target: &Target) -> PathBuf {
+    // Millisecond stamps: two swaps in the same second must not meet.
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ");
+    if target.mount_point {
+        return target.path.join(format!("{KEPT_PREFIX}{stamp}"));
+    }
+    let mut name = target.name.clone();
+    name.push(format!(".before-{stamp}"));
+    target.parent.join(name)
+}
+
+fn sync_directory(path: &Path) -> Result<(), VolumeError> {
+    File::open(path)
+        .and_then(|d| d.sync_all())
+        .map_err(failed("sync", path))
+}
