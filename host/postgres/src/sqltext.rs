@@ -215,7 +215,7 @@ pub(crate) fn closed(fragment: &str) -> Result<(), &'static str> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Statement {
     pub sql: String,
-    /// Its first words, upper case, quoted names left out: `CREATE UNIQUE INDEX …`; at most twelve.
+    /// Its first words, upper case, quoted names left out: `CREATE UNIQUE INDEX …`; at most 256.
     pub words: Vec<String>,
 }
 
@@ -277,7 +277,7 @@ pub(crate) fn statements(script: &str) -> Result<Vec<Statement>, String> {
                         _ => {}
                     }
                 }
-                if words.len() < 12 {
+                if words.len() < 256 {
                     words.push(word);
                 }
             }

@@ -8,6 +8,10 @@
 //! the holder still alive), and the definitions did not change meanwhile. It never waits in a migration's way: locks
 //! are asked for with a timeout.
 
+mod copy;
+mod ddl;
+mod execute;
+mod facts;
 mod plan;
 mod report;
 
@@ -42,10 +46,5 @@ pub async fn execute(
     sensitivity: Classify,
     progress: Arc<dyn Progress>,
 ) -> Result<DumpReport> {
-    let _ = (snapshot, plan, prefix, writer, sensitivity, progress);
-    Err(crate::Error::refused(
-        "dump",
-        "is being written",
-        "wait for the next commit",
-    ))
+    execute::execute(snapshot, plan, prefix, writer, sensitivity, progress).await
 }

@@ -7,10 +7,15 @@
 //! It promises: the live database is not written to, ever, and not renamed before `swap`; the first failure stops and
 //! drops the scratch database; a scratch database whose maker died is found by [`list_leftovers`].
 
+mod build;
+mod checks;
+mod definitions;
+mod load;
 mod plan;
 mod scratch;
 mod swap;
 
+pub use build::execute;
 pub use plan::{Finding, RestoreOptions, RestorePlan, Severity, plan};
-pub use scratch::{Leftover, Purpose, RestoreReport, Restored, drop_leftover, execute, list_leftovers};
+pub use scratch::{Leftover, Purpose, RestoreReport, Restored, drop_leftover, list_leftovers};
 pub use swap::{SwapOptions, Swapped, swap};

@@ -2,11 +2,13 @@
 //!
 //! Every precondition is a finding with a stable name, so that a dry run prints the same list a real run stops at.
 
+use super::checks;
 use super::scratch::Purpose;
-use crate::connection::Connection;
-use crate::dump::{DatabaseFacts, TableMeta};
+use crate::connection::{Connection, Session};
+use crate::dump::{DatabaseFacts, KIND_TABLE, TableMeta};
 use crate::error::{Error, Result};
-use essrun_artifact::BackupReader;
+use crate::names::TableName;
+use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
 use serde::{Deserialize, Serialize};
 
 /// How a restore is to go.
@@ -112,10 +114,120 @@ pub async fn plan(
     target: &Connection,
     options: &RestoreOptions,
 ) -> Result<RestorePlan> {
-    let _ = (reader, prefix, target, options, TableMeta::of);
-    Err(Error::refused(
-        "restore",
-        "is being written",
-        "wait for the next commit",
-    ))
+    let name = |rest: &str| ArtifactName::new(format!("{prefix}/{rest}"));
+    for rest in ["database", "ddl-pre-data", "ddl-post-data", "sequences"] {
+        if reader.artifact(&name(rest)?).is_none() {
+            return Err(Error::damaged(format!("{prefix}/{rest}"), "it is missing"));
+        }
+    }
+    let facts: DatabaseFacts = serde_json::from_slice(&read_small(reader, &name("database")?).await?)
+        .map_err(|e| Error::damaged(format!("{prefix}/database"), e.to_string()))?;
+    let mut tables = Vec::new();
+    for (_, meta) in table_artifacts(reader, prefix)? {
+        tables.push(RestoreTable {
+            table: TableName::new(meta.schema, meta.table).to_string(),
+            rows: meta.rows,
+            bytes: meta.bytes,
+        });
+    }
+    tables.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.table.cmp(&b.table)));
+    let scratch = scratch_name(&options.database, &options.run)?;
+    let admin = Session::open(&target.with_database(&options.maintenance_database)).await?;
+    let mut findings = checks::server(&admin, &facts, options).await?;
+    findings.extend(checks::target(&admin, target, &facts, options, &scratch).await?);
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.check.cmp(&b.check)));
+    Ok(RestorePlan {
+        prefix: prefix.to_owned(),
+        database: options.database.clone(),
+        scratch,
+        target: target.with_database(&options.database).describe(),
+        findings,
+        rows: tables.iter().map(|t| t.rows).sum(),
+        bytes: tables.iter().map(|t| t.bytes).sum(),
+        tables,
+        jobs: options.jobs.clamp(1, 64),
+        facts,
+    })
+}
+
+/// The tables' artifacts under a prefix.
+pub(super) fn table_artifacts<'a>(
+    reader: &'a dyn BackupReader,
+    prefix: &str,
+) -> Result<Vec<(&'a ArtifactRecord, TableMeta)>> {
+    let under = format!("{prefix}/");
+    reader
+        .artifacts()
+        .iter()
+        .filter(|a| a.kind == KIND_TABLE && a.name.as_str().starts_with(&under))
+        .map(|a| Ok((a, TableMeta::of(a)?)))
+        .collect()
+}
+
+/// Reads an artifact that must fit in memory.
+pub(super) async fn read_small(reader: &dyn BackupReader, name: &ArtifactName) -> Result<Vec<u8>> {
+    const MOST: u64 = 128 << 20;
+    let record = reader
+        .artifact(name)
+        .ok_or_else(|| Error::damaged(name.to_string(), "it is missing"))?;
+    if record.content.bytes > MOST {
+        return Err(Error::damaged(
+            name.to_string(),
+            format!("it is longer than {MOST} bytes"),
+        ));
+    }
+    let mut content = reader.open(&record.content).await?;
+    let mut bytes = Vec::new();
+    while let Some(more) = content.next().await? {
+        bytes.extend_from_slice(&more);
+        if bytes.len() as u64 > MOST {
+            return Err(Error::damaged(
+                name.to_string(),
+                format!("it is longer than {MOST} bytes"),
+            ));
+        }
+    }
+    if let Some(digest) = record.meta.get("digest").and_then(|d| d.as_str())
+        && blake3::hash(&bytes).to_hex().as_str() != digest
+    {
+        return Err(Error::damaged(name.to_string(), "its digest differs"));
+    }
+    Ok(bytes)
+}
+
+/// `<database>_essrun_<run>`, within the server's 63 bytes for a name.
+pub(super) fn scratch_name(database: &str, run: &str) -> Result<String> {
+    let fits = (1..=32).contains(&run.len()) && run.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !fits {
+        return Err(Error::refused(
+            "restore",
+            "the run's id must be 1 to 32 letters, digits and dashes",
+            "use the backup's id",
+        ));
+    }
+    Ok(limited(database, &format!("_essrun_{run}")))
+}
+
+/// `base` cut so that with `tail` it is a name of at most 63 bytes.
+pub(super) fn limited(base: &str, tail: &str) -> String {
+    let mut end = base.len().min(63usize.saturating_sub(tail.len()));
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{tail}", base.get(..end).unwrap_or(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit() {
+        assert_eq!(scratch_name("synapse", "b-1").unwrap(), "synapse_essrun_b-1");
+        let long = scratch_name(&"ä".repeat(31), &"r".repeat(32)).unwrap();
+        assert!(long.len() <= 63 && long.ends_with(&"r".repeat(32)), "{long}");
+        for bad in ["", "a b", "x\"", &"r".repeat(33)] {
+            assert!(scratch_name("x", bad).is_err());
+        }
+    }
 }

@@ -1,12 +1,16 @@
-//! Databases under construction.
+//! Databases under construction: made, marked, found again, dropped.
+//!
+//! A scratch database carries a comment that says what it is, and its maker holds an advisory lock under its name for
+//! as long as it lives. A kill takes the lock away and leaves the comment: that is a leftover, and anybody may drop it.
 
 use super::plan::{RestoreOptions, RestorePlan};
-use crate::connection::Connection;
+use crate::connection::{Connection, Session};
+use crate::dump::DatabaseFacts;
 use crate::error::{Error, Result};
 use crate::inspect::Inspector;
-use essrun_artifact::{BackupReader, Progress};
+use crate::names::{quote_ident, quote_literal};
+use crate::sqltext;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// What a scratch database is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +22,166 @@ pub enum Purpose {
     Drill,
 }
 
-/// A restore that got this far: all of the backup is in a scratch database.
+/// First half of our advisory locks' keys: "essr".
+const LOCK_CLASS: i32 = 0x6573_7372;
+const MARK: &str = "essrun scratch ";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Marker {
+    run: String,
+    purpose: Purpose,
+    /// The name it is to have in the end.
+    of: String,
+    complete: bool,
+}
+
+impl Marker {
+    fn text(&self) -> String {
+        format!("{MARK}{}", serde_json::to_string(self).unwrap_or_default())
+    }
+
+    fn read(comment: &str) -> Option<Marker> {
+        serde_json::from_str(comment.strip_prefix(MARK)?).ok()
+    }
+}
+
+/// Second half of the lock's key, from the database's name.
+fn lock_key(name: &str) -> i32 {
+    let hash = blake3::hash(name.as_bytes());
+    let mut four = [0u8; 4];
+    for (to, from) in four.iter_mut().zip(hash.as_bytes()) {
+        *to = *from;
+    }
+    i32::from_be_bytes(four)
+}
+
+/// A scratch database and the session that vouches for it.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    name: String,
+    connection: Connection,
+    keeper: Session,
+    marker: Marker,
+}
+
+async fn locked(keeper: &Session, name: &str) -> Result<bool> {
+    let row = keeper
+        .query_one(
+            "SELECT pg_catalog.pg_try_advisory_lock($1, $2)",
+            &[&LOCK_CLASS, &lock_key(name)],
+        )
+        .await
+        .map_err(|e| keeper.error("scratch lock", &e))?;
+    Ok(row.get(0))
+}
+
+/// Lifts the lock by [`locked`].
+async fn unlock(keeper: &Session, name: &str) -> Result<()> {
+    keeper
+        .query_one(
+            "SELECT pg_catalog.pg_advisory_unlock($1, $2)",
+            &[&LOCK_CLASS, &lock_key(name)],
+        )
+        .await
+        .map_err(|e| keeper.error("scratch lock", &e))?;
+    Ok(())
+}
+
+impl Scratch {
+    pub async fn create(
+        target: &Connection,
+        options: &RestoreOptions,
+        plan: &RestorePlan,
+        owner: &str,
+    ) -> Result<Scratch> {
+        let keeper = Session::open(&target.with_database(&options.maintenance_database)).await?;
+        let name = plan.scratch.clone();
+        // Advisory locks are the maintenance database's own; the name's lock is looked for in all of them.
+        if alive(&keeper, &name).await? || !locked(&keeper, &name).await? {
+            return Err(Error::refused(
+                format!("scratch database `{name}`"),
+                "another restore of the same backup is at work",
+                "wait for it",
+            ));
+        }
+        let facts = &plan.facts;
+        let version = keeper.version().await?;
+        let mut create = format!(
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
+            quote_ident(&name),
+            quote_literal(&facts.encoding),
+            quote_literal(&facts.collate),
+            quote_literal(&facts.ctype),
+            quote_ident(owner)
+        );
+        if version >= 150_000 {
+            let icu = quote_literal(facts.icu_locale.as_deref().unwrap_or(""));
+            match facts.locale_provider.as_str() {
+                "i" => create.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {icu}")),
+                "b" => create.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {icu}")),
+                _ => create.push_str(" LOCALE_PROVIDER libc"),
+            }
+        }
+        keeper.run(&format!("create database `{name}`"), &create).await?;
+        let scratch = Scratch {
+            connection: target.with_database(&name),
+            keeper,
+            marker: Marker {
+                run: options.run.clone(),
+                purpose: options.purpose,
+                of: options.database.clone(),
+                complete: false,
+            },
+            name,
+        };
+        let prepare = async {
+            scratch.mark(&scratch.marker).await?;
+            // Half-built and unverified: nobody else connects before the swap gives the recorded rights.
+            let shut = format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quote_ident(&scratch.name));
+            scratch.keeper.run("shut the scratch database", &shut).await
+        };
+        match prepare.await {
+            Ok(()) => Ok(scratch),
+            Err(e) => {
+                let _ = scratch.drop_database().await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn mark(&self, marker: &Marker) -> Result<()> {
+        let comment = format!(
+            "COMMENT ON DATABASE {} IS {}",
+            quote_ident(&self.name),
+            quote_literal(&marker.text())
+        );
+        self.keeper.run("mark the scratch database", &comment).await
+    }
+
+    /// Says that all of the backup is in it.
+    pub async fn complete(&self) -> Result<()> {
+        let mut marker = self.marker.clone();
+        marker.complete = true;
+        self.mark(&marker).await
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub async fn drop_database(&self) -> Result<()> {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&self.name));
+        self.keeper.run(&format!("drop database `{}`", self.name), &drop).await
+    }
+}
+
+/// A restore that got this far: all of the backup is in a scratch database, which nobody else may connect to yet.
 #[derive(Debug)]
 pub struct Restored {
-    scratch: String,
-    connection: Connection,
+    scratch: Scratch,
     report: RestoreReport,
+    facts: DatabaseFacts,
+    owner: String,
 }
 
 /// What was done.
@@ -36,59 +194,123 @@ pub struct RestoreReport {
     pub bytes: u64,
     pub indexes: u64,
     pub seconds: f64,
-    /// Seconds by phase: `definitions`, `rows-and-indexes`, `constraints`, `rest`.
+    /// Seconds by phase: `definitions`, `rows-and-indexes`, `constraints-and-rest`.
     pub phases: Vec<(String, f64)>,
 }
 
+/// What a `run-sql` step may begin with.
+const RUNNABLE: &[&str] = &[
+    "SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "ALTER", "REFRESH", "ANALYZE",
+];
+
 impl Restored {
+    pub(super) fn new(scratch: Scratch, report: RestoreReport, facts: DatabaseFacts, owner: String) -> Self {
+        Restored {
+            scratch,
+            report,
+            facts,
+            owner,
+        }
+    }
+
     /// The name of the scratch database.
     pub fn scratch(&self) -> &str {
-        &self.scratch
+        &self.scratch.name
     }
 
     pub fn report(&self) -> &RestoreReport {
         &self.report
     }
 
-    /// Looks into the restored database, for verify.
-    pub fn inspector(&self) -> Inspector {
-        Inspector::new(self.connection.clone())
+    pub(super) fn facts(&self) -> &DatabaseFacts {
+        &self.facts
     }
 
-    /// Runs statements in the restored database, as its owner, in one transaction.
+    pub(super) fn keeper(&self) -> &Session {
+        &self.scratch.keeper
+    }
+
+    /// How the scratch database is reached.
+    pub fn connection(&self) -> &Connection {
+        self.scratch.connection()
+    }
+
+    /// Looks into the restored database, for verify.
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(self.scratch.connection().clone())
+    }
+
+    /// Runs statements in the restored database, as its owner, in one transaction. Each must be one statement that
+    /// reads or changes data or definitions; what would end the transaction or change the role is refused.
     pub async fn run_sql(&self, statements: &[String]) -> Result<()> {
-        let _ = statements;
-        Err(Error::refused(
-            "restore",
-            "is being written",
-            "wait for the next commit",
-        ))
+        for sql in statements {
+            let invalid = |why: &str| Error::Invalid(format!("a run-sql statement was refused: {why}"));
+            sqltext::closed(sql).map_err(invalid)?;
+            let parsed = sqltext::statements(&format!("{sql}\n;")).map_err(|why| invalid(&why))?;
+            let word = parsed
+                .first()
+                .and_then(|s| s.words.first())
+                .cloned()
+                .unwrap_or_default();
+            if !RUNNABLE.contains(&word.as_str()) {
+                return Err(invalid(&format!("it must begin with one of {}", RUNNABLE.join(", "))));
+            }
+            let tokens = sqltext::Tokens::new(sql).flatten();
+            if tokens
+                .into_iter()
+                .any(|t| sql.get(t.at).unwrap_or("").to_lowercase().contains("set_config"))
+            {
+                return Err(invalid("it names set_config"));
+            }
+        }
+        let session = Session::open(self.scratch.connection()).await?;
+        let begin = format!("BEGIN; SET LOCAL ROLE {}", quote_ident(&self.owner));
+        session.run("begin", &begin).await?;
+        for sql in statements {
+            session
+                .execute(sql.as_str(), &[])
+                .await
+                .map_err(|e| session.error("run-sql", &e))?;
+        }
+        session.run("commit", "COMMIT").await
     }
 
     /// Drops the scratch database.
     pub async fn drop_scratch(self) -> Result<()> {
-        Err(Error::refused(
-            "restore",
-            "is being written",
-            "wait for the next commit",
-        ))
+        self.scratch.drop_database().await
     }
 }
 
-/// Builds the scratch database. On an error it is dropped again.
-pub async fn execute(
-    reader: Arc<dyn BackupReader>,
-    plan: &RestorePlan,
-    target: &Connection,
-    options: &RestoreOptions,
-    progress: Arc<dyn Progress>,
-) -> Result<Restored> {
-    let _ = (reader, plan, target, options, progress);
-    Err(Error::refused(
-        "restore",
-        "is being written",
-        "wait for the next commit",
-    ))
+/// How many relations of its own a database holds.
+pub(super) async fn relations(connection: &Connection) -> Result<i64> {
+    let session = Session::open(connection).await?;
+    let row = session
+        .query_one(
+            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+             ON n.oid = c.relnamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass \
+               AND d.objid = c.oid AND d.deptype = 'e')",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error("count relations", &e))?;
+    Ok(row.get(0))
+}
+
+/// Whether the maker of a scratch database lives: somebody, in any database, holds the lock of its name.
+async fn alive(session: &Session, name: &str) -> Result<bool> {
+    let row = session
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted \
+             AND classid::int8 = $1::int8 AND objid::int8 = $2::int8 AND pid <> pg_catalog.pg_backend_pid())",
+            &[
+                &i64::from(LOCK_CLASS),
+                &i64::from(u32::from_ne_bytes(lock_key(name).to_ne_bytes())),
+            ],
+        )
+        .await
+        .map_err(|e| session.error("scratch lock", &e))?;
+    Ok(row.get(0))
 }
 
 /// A scratch database whose maker is gone.
@@ -100,25 +322,59 @@ pub struct Leftover {
     pub purpose: Option<Purpose>,
     /// Whether the restore into it was finished.
     pub complete: bool,
-    pub size_bytes: u64,
 }
 
 /// Scratch databases on the target's server whose makers are gone.
 pub async fn list_leftovers(target: &Connection, maintenance_database: &str) -> Result<Vec<Leftover>> {
-    let _ = (target, maintenance_database);
-    Err(Error::refused(
-        "restore",
-        "is being written",
-        "wait for the next commit",
-    ))
+    let admin = Session::open(&target.with_database(maintenance_database)).await?;
+    let rows = admin
+        .query(
+            "SELECT datname::text, pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
+             WHERE NOT datistemplate AND datallowconn ORDER BY datname",
+            &[],
+        )
+        .await
+        .map_err(|e| admin.error("list of databases", &e))?;
+    let mut out = Vec::new();
+    for row in rows {
+        let (database, comment): (String, Option<String>) = (row.get(0), row.get(1));
+        let marker = comment.as_deref().and_then(Marker::read);
+        // Killed between making and marking: ours by name, unmarked, and nothing in it.
+        let nameless = marker.is_none() && comment.is_none() && database.contains("_essrun_");
+        if (marker.is_none() && !nameless) || alive(&admin, &database).await? {
+            continue;
+        }
+        if nameless && !matches!(relations(&target.with_database(&database)).await, Ok(0)) {
+            continue;
+        }
+        out.push(Leftover {
+            database,
+            run: marker.as_ref().map(|m| m.run.clone()),
+            purpose: marker.as_ref().map(|m| m.purpose),
+            complete: marker.is_some_and(|m| m.complete),
+        });
+    }
+    Ok(out)
 }
 
-/// Drops one, after checking again that its maker is gone.
+/// Drops one, after checking again that it is one.
 pub async fn drop_leftover(target: &Connection, maintenance_database: &str, leftover: &Leftover) -> Result<()> {
-    let _ = (target, maintenance_database, leftover);
-    Err(Error::refused(
-        "restore",
-        "is being written",
-        "wait for the next commit",
-    ))
+    let admin = Session::open(&target.with_database(maintenance_database)).await?;
+    let still = list_leftovers(target, maintenance_database).await?;
+    if !still.contains(leftover) || !locked(&admin, &leftover.database).await? {
+        return Err(Error::refused(
+            format!("database `{}`", leftover.database),
+            "it is no leftover any more",
+            "list leftovers again",
+        ));
+    }
+    let drop = format!(
+        "DROP DATABASE IF EXISTS {} WITH (FORCE)",
+        quote_ident(&leftover.database)
+    );
+    let dropped = admin
+        .run(&format!("drop database `{}`", leftover.database), &drop)
+        .await;
+    unlock(&admin, &leftover.database).await?;
+    dropped
 }

@@ -1,9 +1,16 @@
 //! The new database in, the old one kept under a dated name.
+//!
+//! PostgreSQL renames databases within transactions, so both renames happen or neither does: a process that dies in
+//! between leaves the live database live, and there is nothing to recover. Renaming needs a database nobody is
+//! connected to; sessions of others are a reason to refuse unless their end was asked for.
 
-use super::scratch::Restored;
-use crate::connection::Connection;
+use super::plan::limited;
+use super::scratch::{Restored, relations};
+use crate::connection::{Connection, Session};
 use crate::error::{Error, Result};
+use crate::names::{quote_ident, quote_literal};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// How a swap is to go.
 #[derive(Debug, Clone)]
@@ -12,17 +19,6 @@ pub struct SwapOptions {
     pub replace: bool,
     /// End other sessions of the live database instead of refusing because of them.
     pub terminate: bool,
-    pub maintenance_database: String,
-}
-
-impl Default for SwapOptions {
-    fn default() -> Self {
-        SwapOptions {
-            replace: false,
-            terminate: false,
-            maintenance_database: "postgres".to_owned(),
-        }
-    }
 }
 
 /// What was done.
@@ -33,8 +29,191 @@ pub struct Swapped {
     pub old_kept_as: Option<String>,
 }
 
-/// Renames the live database away and the restored one in.
-pub async fn swap(target: &Connection, restored: Restored, options: &SwapOptions) -> Result<Swapped> {
-    let _ = (target, restored, options);
-    Err(Error::refused("swap", "is being written", "wait for the next commit"))
+/// Renames the live database away and the restored one in. On an error nothing was renamed, and the scratch database
+/// stays to be looked at: it is found as a leftover.
+pub async fn swap(target: &Connection, restored: &Restored, options: &SwapOptions) -> Result<Swapped> {
+    let keeper = restored.keeper();
+    let live = restored.report().database.clone();
+    let scratch = restored.scratch().to_owned();
+    let there = keeper
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name)",
+            &[&live],
+        )
+        .await
+        .map_err(|e| keeper.error("look for the live database", &e))?;
+    let there: bool = there.get(0);
+    let mut rename = String::from("BEGIN; ");
+    let mut kept = None;
+    if there {
+        let count = relations(&target.with_database(&live)).await?;
+        if count > 0 && !options.replace {
+            return Err(Error::refused(
+                format!("database `{live}`"),
+                format!("it holds {count} relations"),
+                "say that it is to be replaced; it is kept under a dated name",
+            ));
+        }
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let old = limited(&live, &format!("_before_{stamp}"));
+        rename.push_str(&format!(
+            "ALTER DATABASE {} RENAME TO {}; COMMENT ON DATABASE {} IS {}; ",
+            quote_ident(&live),
+            quote_ident(&old),
+            quote_ident(&old),
+            quote_literal(&format!(
+                "essrun: replaced by a restore at {stamp}; drop it when it is not needed any more"
+            ))
+        ));
+        kept = Some(old);
+    }
+    rename.push_str(&format!(
+        "ALTER DATABASE {} RENAME TO {}; COMMENT ON DATABASE {} IS NULL; COMMIT",
+        quote_ident(&scratch),
+        quote_ident(&live),
+        quote_ident(&live)
+    ));
+    rights(restored, &scratch).await?;
+    for again in [true, true, true, true, false] {
+        if there {
+            others(keeper, &live, options.terminate).await?;
+        }
+        match keeper.run("rename", &rename).await {
+            Ok(()) => {
+                return Ok(Swapped {
+                    database: live,
+                    old_kept_as: kept,
+                });
+            }
+            // Somebody connected again between our look and the rename.
+            Err(e) if e.code() == Some("55006") => {
+                keeper.run("rename", "ROLLBACK").await?;
+                if !(again && options.terminate) {
+                    return Err(in_use(&live, "somebody is connected to it or to the scratch database"));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(e) => {
+                let _ = keeper.run("rename", "ROLLBACK").await;
+                return Err(e);
+            }
+        }
+    }
+    Err(in_use(&live, "sessions keep coming back"))
+}
+
+fn in_use(live: &str, why: &str) -> Error {
+    Error::refused(
+        format!("database `{live}`"),
+        why,
+        "stop the services that use it, or let their sessions be ended",
+    )
+}
+
+/// Ends the others' sessions, or refuses because of them.
+async fn others(keeper: &Session, live: &str, terminate: bool) -> Result<()> {
+    let rows = keeper
+        .query(
+            "SELECT pid, COALESCE(NULLIF(application_name, ''), usename::text, 'unknown') \
+             FROM pg_catalog.pg_stat_activity WHERE datname = $1::text::name AND backend_type = 'client backend'",
+            &[&live],
+        )
+        .await
+        .map_err(|e| keeper.error("look for sessions", &e))?;
+    // Our own sessions end by themselves; the rename waits for them.
+    let theirs: Vec<(i32, String)> = rows
+        .iter()
+        .map(|r| (r.get(0), r.get(1)))
+        .filter(|(_, name): &(i32, String)| name != "essrun")
+        .collect();
+    if theirs.is_empty() {
+        return Ok(());
+    }
+    if !terminate {
+        let mut names: Vec<String> = theirs
+            .iter()
+            .map(|(_, name)| name.chars().filter(|c| !c.is_control()).take(40).collect())
+            .collect();
+        names.sort();
+        names.dedup();
+        return Err(in_use(
+            live,
+            &format!("{} other sessions are connected ({})", theirs.len(), names.join(", ")),
+        ));
+    }
+    let pids: Vec<i32> = theirs.iter().map(|(pid, _)| *pid).collect();
+    keeper
+        .query(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.unnest($1::int4[]) AS p(pid)",
+            &[&pids],
+        )
+        .await
+        .map_err(|e| keeper.error("end other sessions", &e))?;
+    Ok(())
+}
+
+/// Gives the scratch database the rights and settings recorded for the database as a whole. Roles and settings this
+/// server does not have are left out, with a warning.
+async fn rights(restored: &Restored, scratch: &str) -> Result<()> {
+    let keeper = restored.keeper();
+    let facts = restored.facts();
+    let roles: Vec<String> = keeper
+        .query("SELECT rolname::text FROM pg_catalog.pg_roles", &[])
+        .await
+        .map_err(|e| keeper.error("list of roles", &e))?
+        .iter()
+        .map(|r| r.get(0))
+        .collect();
+    for (role, privilege) in &facts.grants {
+        let to = match role.as_str() {
+            "" => "PUBLIC".to_owned(),
+            role if roles.iter().any(|r| r == role) => quote_ident(role),
+            role => {
+                tracing::warn!(
+                    role,
+                    privilege,
+                    "a right on the database is left out: there is no such role"
+                );
+                continue;
+            }
+        };
+        let privilege = match privilege.as_str() {
+            p @ ("CONNECT" | "CREATE" | "TEMPORARY") => p,
+            other => return Err(Error::damaged("database facts", format!("unknown right `{other}`"))),
+        };
+        let grant = format!("GRANT {privilege} ON DATABASE {} TO {to}", quote_ident(scratch));
+        keeper.run("rights on the database", &grant).await?;
+    }
+    for (role, setting) in &facts.settings {
+        let Some((name, value)) = setting.split_once('=') else {
+            continue;
+        };
+        let name = name.split('.').map(quote_ident).collect::<Vec<_>>().join(".");
+        // A list is stored as it was written, quotes and all; any other value is one literal.
+        let value = if name.contains("search_path") {
+            value.to_owned()
+        } else {
+            quote_literal(value)
+        };
+        if crate::sqltext::closed(&value).is_err() {
+            return Err(Error::damaged(
+                "database facts",
+                "a setting's value is not closed in itself",
+            ));
+        }
+        let subject = match role.as_str() {
+            "" => format!("DATABASE {}", quote_ident(scratch)),
+            role => format!("ROLE {} IN DATABASE {}", quote_ident(role), quote_ident(scratch)),
+        };
+        if let Err(e) = keeper
+            .run(
+                "settings of the database",
+                &format!("ALTER {subject} SET {name} TO {value}"),
+            )
+            .await
+        {
+            tracing::warn!(error = %e, setting = %name, "a setting of the database is left out");
+        }
+    }
+    Ok(())
 }

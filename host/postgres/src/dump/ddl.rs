@@ -1,0 +1,137 @@
+//! Definitions, from `pg_dump` at our snapshot.
+//!
+//! `pg_dump` knows every corner of the catalog and keeps knowing it; we do not compete. It must be at least as new as
+//! the server, or it would not know the server's newer corners. Its sections are asked for without `--schema-only`,
+//! because only then is the refreshing of materialized views among them, in the order of their dependencies.
+
+use crate::connection::Connection;
+use crate::error::{Error, Result};
+use crate::snapshot::Snapshot;
+use crate::sqltext;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+/// Definitions longer than this are not a database's but somebody's attack on our memory.
+const MOST: u64 = 128 << 20;
+
+/// A `pg_dump` that fits, and its version as it says it.
+#[derive(Debug, Clone)]
+pub(super) struct PgDump {
+    path: PathBuf,
+    pub version: String,
+}
+
+/// Finds the oldest `pg_dump` that is not older than the server.
+pub(super) async fn find(server_version: u32) -> Result<PgDump> {
+    let wanted = server_version / 10_000;
+    let mut candidates: Vec<PathBuf> = Vec::new();
+    if let Ok(dir) = std::fs::read_dir("/usr/lib/postgresql") {
+        candidates.extend(dir.flatten().map(|e| e.path().join("bin/pg_dump")));
+    }
+    if let Some(path) = std::env::var_os("PATH") {
+        candidates.extend(std::env::split_paths(&path).map(|dir| dir.join("pg_dump")));
+    }
+    let mut found: Vec<(u32, PgDump)> = Vec::new();
+    for path in candidates.into_iter().filter(|p| p.is_file()) {
+        if let Some((major, version)) = version(&path).await {
+            found.push((major, PgDump { path, version }));
+        }
+    }
+    found.sort_by_key(|(major, _)| *major);
+    let newest = found.last().map(|(_, p)| p.version.clone());
+    found
+        .into_iter()
+        .find(|(major, _)| *major >= wanted)
+        .map(|(_, p)| p)
+        .ok_or_else(|| Error::Child {
+            program: "pg_dump".to_owned(),
+            why: match newest {
+                Some(newest) => format!("the newest here is {newest}, and the server is version {wanted}"),
+                None => "it is not installed".to_owned(),
+            },
+            hint: format!("install postgresql-client-{wanted} or newer"),
+        })
+}
+
+async fn version(path: &Path) -> Option<(u32, String)> {
+    let output = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    // `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, `… 18beta1`
+    let number = text
+        .split_whitespace()
+        .find(|w| w.starts_with(|c: char| c.is_ascii_digit()))?;
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    Some((digits.parse().ok()?, number.to_owned()))
+}
+
+/// One section, `pre-data` or `post-data`, as a script that was read to its end and found whole.
+pub(super) async fn section(
+    pg_dump: &PgDump,
+    connection: &Connection,
+    snapshot: &Snapshot,
+    section: &str,
+    lock_timeout_ms: u64,
+) -> Result<Vec<u8>> {
+    let failed = |why: String| Error::Child {
+        program: format!("pg_dump --section={section}"),
+        why,
+        hint: "its own words say what it missed; it needs SELECT on every table".to_owned(),
+    };
+    let mut command = Command::new(&pg_dump.path);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .envs(connection.environment())
+        .env("LC_ALL", "C")
+        .arg(format!("--section={section}"))
+        .arg(format!("--snapshot={}", snapshot.id()))
+        .arg(format!("--lock-wait-timeout={lock_timeout_ms}"))
+        .args([
+            "--no-password",
+            "--encoding=UTF8",
+            "--quote-all-identifiers",
+            "--format=plain",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
+    let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(failed("it gave no output".to_owned()));
+    };
+    let (out, err) = tokio::join!(read(out, MOST), read(err, 64 << 10));
+    let out = out.map_err(|e| failed(e.to_string()))?;
+    if out.len() as u64 > MOST {
+        return Err(failed(format!("the definitions are longer than {MOST} bytes")));
+    }
+    let status = child.wait().await.map_err(|e| failed(e.to_string()))?;
+    if !status.success() {
+        let said = err.unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let said = said.lines().filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ");
+        return Err(failed(format!("{status}: {said}")));
+    }
+    let text = std::str::from_utf8(&out).map_err(|_| failed("its output is not UTF-8".to_owned()))?;
+    sqltext::statements(text).map_err(failed)?;
+    Ok(out)
+}
+
+async fn read(from: impl AsyncRead + Unpin, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut from = from;
+    (&mut from).take(most + 1).read_to_end(&mut bytes).await?;
+    // What is over must still be read, or the child would wait for ever.
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
+    Ok(bytes)
+}

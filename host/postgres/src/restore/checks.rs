@@ -1,0 +1,258 @@
+//! The preconditions of a restore, one by one. They look, they never change anything.
+
+use super::plan::{Finding, RestoreOptions, Severity};
+use super::scratch::{Purpose, relations};
+use crate::connection::{Connection, Session};
+use crate::dump::DatabaseFacts;
+use crate::error::Result;
+
+fn finding(check: &str, severity: Severity, message: String, remedy: &str) -> Finding {
+    Finding {
+        check: check.to_owned(),
+        severity,
+        message,
+        remedy: remedy.to_owned(),
+    }
+}
+
+/// Whether two names mean the same system locale: `en_US.UTF-8` is `en_US.utf8`.
+fn same_locale(a: &str, b: &str) -> bool {
+    let plain = |s: &str| s.to_lowercase().replace('-', "");
+    plain(a) == plain(b)
+}
+
+/// What the server must have: version, locale, extensions, roles, the right to create databases.
+pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &RestoreOptions) -> Result<Vec<Finding>> {
+    let fail = |e: tokio_postgres::Error| admin.error("preconditions", &e);
+    let mut out = Vec::new();
+    let drift = if options.allow_drift {
+        Severity::Warning
+    } else {
+        Severity::Error
+    };
+
+    let version = admin.version().await?;
+    if version / 10_000 < facts.server_version_number / 10_000 {
+        out.push(finding(
+            "server-older",
+            Severity::Error,
+            format!(
+                "the target server is version {}, the backup was taken from {}",
+                version / 10_000,
+                facts.server_version_number / 10_000
+            ),
+            "restore on a server at least as new as the one backed up",
+        ));
+    }
+
+    let row = admin
+        .query_one(
+            "SELECT rolcreatedb OR rolsuper, rolname::text, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user",
+            &[],
+        )
+        .await
+        .map_err(fail)?;
+    let role: String = row.get(1);
+    if !row.get::<_, bool>(0) {
+        out.push(finding(
+            "cannot-create-database",
+            Severity::Error,
+            format!("role `{role}` may not create databases"),
+            "connect as a role with CREATEDB",
+        ));
+    }
+
+    let locales = admin
+        .query(
+            "SELECT DISTINCT collcollate::text, pg_catalog.pg_collation_actual_version(oid) \
+             FROM pg_catalog.pg_collation WHERE collprovider = 'c' AND collcollate IS NOT NULL",
+            &[],
+        )
+        .await
+        .map_err(fail)?;
+    for wanted in [&facts.collate, &facts.ctype] {
+        if matches!(wanted.as_str(), "C" | "POSIX") {
+            continue;
+        }
+        let known = locales.iter().find(|r| same_locale(r.get(0), wanted));
+        match known {
+            None => out.push(finding(
+                "locale-missing",
+                Severity::Error,
+                format!("the target server has no locale `{wanted}`"),
+                "install the locale on the server, restart it, and run pg_import_system_collations",
+            )),
+            Some(row) => {
+                let here: Option<String> = row.get(1);
+                if facts.locale_provider == "c"
+                    && facts.collation_version.is_some()
+                    && here.is_some()
+                    && facts.collation_version != here
+                {
+                    out.push(finding(
+                        "collation-drift",
+                        Severity::Warning,
+                        format!(
+                            "locale `{wanted}` sorts as version {} here, {} where the backup was taken",
+                            here.unwrap_or_default(),
+                            facts.collation_version.clone().unwrap_or_default()
+                        ),
+                        "indexes are built anew; check what relies on the order of texts",
+                    ));
+                }
+            }
+        }
+    }
+    if facts.locale_provider == "i" {
+        let icu = admin
+            .query_one(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_collation WHERE collprovider = 'i')",
+                &[],
+            )
+            .await
+            .map_err(fail)?;
+        if !icu.get::<_, bool>(0) || version < 150_000 {
+            out.push(finding(
+                "locale-missing",
+                Severity::Error,
+                "the backed-up database uses ICU, which the target server does not offer".to_owned(),
+                "use a server of version 15 or newer built with ICU",
+            ));
+        }
+    }
+
+    for (name, wanted) in &facts.extensions {
+        let row = admin
+            .query_opt(
+                "SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = $1::text::name",
+                &[name],
+            )
+            .await
+            .map_err(fail)?;
+        match row.map(|r| r.get::<_, Option<String>>(0)) {
+            None => out.push(finding(
+                "extension-missing",
+                Severity::Error,
+                format!("extension `{name}` is not installed on the target server"),
+                "install the extension's package on the server",
+            )),
+            Some(Some(here)) if &here != wanted => out.push(finding(
+                "extension-drift",
+                drift,
+                format!("extension `{name}` is version {here} here, {wanted} in the backup"),
+                "install the same version, or allow drift",
+            )),
+            Some(_) => {}
+        }
+    }
+
+    let needed: Vec<String> = match &options.owner {
+        Some(owner) => vec![owner.clone()],
+        None => facts.roles.iter().chain([&facts.owner]).cloned().collect(),
+    };
+    let present = admin
+        .query(
+            "SELECT rolname::text, pg_catalog.pg_has_role(current_user, oid, 'MEMBER') FROM pg_catalog.pg_roles \
+             WHERE rolname = ANY ($1::text[]::name[])",
+            &[&needed],
+        )
+        .await
+        .map_err(fail)?;
+    let mut seen = std::collections::BTreeSet::new();
+    for name in needed.iter().filter(|n| seen.insert(n.as_str())) {
+        match present.iter().find(|r| r.get::<_, &str>(0) == name) {
+            None => out.push(finding(
+                "role-missing",
+                Severity::Error,
+                format!("role `{name}` does not exist on the target server"),
+                "create the role, or name one owner for everything",
+            )),
+            Some(row) if !row.get::<_, bool>(1) && (Some(name) == options.owner.as_ref() || name == &facts.owner) => {
+                out.push(finding(
+                    "role-not-granted",
+                    Severity::Error,
+                    format!("role `{role}` is no member of `{name}` and cannot give it what is restored"),
+                    "GRANT the role, connect as a superuser, or name an owner that can be given",
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(out)
+}
+
+/// What the place of the database must be: absent, empty, or allowed to be replaced.
+pub(super) async fn target(
+    admin: &Session,
+    target: &Connection,
+    facts: &DatabaseFacts,
+    options: &RestoreOptions,
+    scratch: &str,
+) -> Result<Vec<Finding>> {
+    let mut out = Vec::new();
+    let exists = |name: String| async move {
+        let row = admin
+            .query_one(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name)",
+                &[&name],
+            )
+            .await
+            .map_err(|e| admin.error("preconditions", &e))?;
+        Ok::<bool, crate::Error>(row.get(0))
+    };
+    if exists(scratch.to_owned()).await? {
+        out.push(finding(
+            "scratch-exists",
+            Severity::Error,
+            format!("database `{scratch}` exists already"),
+            "another restore of the same backup is running, or one was killed: drop leftovers, then try again",
+        ));
+    }
+    if options.purpose == Purpose::Restore && exists(options.database.clone()).await? {
+        let live = target.with_database(&options.database);
+        let (severity, remedy) = match options.replace {
+            true => (Severity::Info, "it is kept under a dated name"),
+            false => (
+                Severity::Error,
+                "restore under another name, or say that the database is to be replaced; it is kept under a dated name",
+            ),
+        };
+        let count = relations(&live).await?;
+        if count > 0 {
+            out.push(finding(
+                "target-not-empty",
+                severity,
+                format!("database `{}` exists and holds {count} relations", options.database),
+                remedy,
+            ));
+        }
+        let row = admin
+            .query_one(
+                "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
+                 WHERE datname = $1::text::name AND pid <> pg_catalog.pg_backend_pid() \
+                   AND application_name <> 'essrun'",
+                &[&options.database],
+            )
+            .await
+            .map_err(|e| admin.error("preconditions", &e))?;
+        let others: i64 = row.get(0);
+        if others > 0 {
+            out.push(finding(
+                "target-in-use",
+                Severity::Warning,
+                format!("{others} other sessions are connected to `{}`", options.database),
+                "stop the services that use it before the swap",
+            ));
+        }
+    }
+    out.push(finding(
+        "space-unknown",
+        Severity::Info,
+        format!(
+            "about {} MiB will be needed beside the live database; the server does not say how much is free",
+            facts.size_bytes.div_ceil(1 << 20)
+        ),
+        "look at the server's data directory",
+    ));
+    Ok(out)
+}

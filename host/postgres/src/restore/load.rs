@@ -1,0 +1,150 @@
+//! Rows of one table, from the backup into the scratch database.
+//!
+//! The table is truncated and filled in one transaction, so that COPY may freeze its rows: they are never visited by
+//! a vacuum for that again, and index builds need no lookups of transactions. Nothing is committed before the digests
+//! of all parts and the server's own row count agree with the record.
+
+use crate::connection::Session;
+use crate::dump::{TableMeta, table_contents};
+use crate::error::{Error, Result};
+use crate::names::{TableName, quote_ident};
+use bytes::Bytes;
+use essrun_artifact::{ArtifactRecord, BackupReader, Progress};
+use futures_util::SinkExt;
+use std::pin::pin;
+
+pub(super) async fn table(
+    session: &Session,
+    reader: &dyn BackupReader,
+    record: &ArtifactRecord,
+    meta: &TableMeta,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let table = TableName::new(&meta.schema, &meta.table);
+    let what = format!("rows of {table}");
+    let shown = record.name.as_str();
+    progress.started(shown, Some(meta.bytes));
+    // Nothing to freeze in a table that others fill as well, nothing to do for one without rows.
+    if meta.rows > 0 {
+        let columns: Vec<String> = meta.columns.iter().map(|c| quote_ident(c)).collect();
+        let list = if columns.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", columns.join(", "))
+        };
+        let freeze = if meta.of_extension { "" } else { ", FREEZE true" };
+        let begin = match meta.of_extension {
+            true => "BEGIN".to_owned(),
+            false => format!("BEGIN; TRUNCATE ONLY {}", table.quoted()),
+        };
+        session.run(&what, &begin).await?;
+        let copy = format!(
+            "COPY {}{list} FROM STDIN WITH (FORMAT {}{freeze})",
+            table.quoted(),
+            meta.format.sql()
+        );
+        let rows = copy_in(session, &copy, &what, reader, record, meta, progress).await?;
+        if rows != meta.rows {
+            return Err(Error::damaged(
+                shown,
+                format!("the server took {rows} rows, {} were recorded", meta.rows),
+            ));
+        }
+        session.run(&what, "COMMIT").await?;
+    }
+    progress.finished(shown);
+    Ok(())
+}
+
+async fn copy_in(
+    session: &Session,
+    statement: &str,
+    what: &str,
+    reader: &dyn BackupReader,
+    record: &ArtifactRecord,
+    meta: &TableMeta,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    let sink = session
+        .copy_in::<_, Bytes>(statement)
+        .await
+        .map_err(|e| session.error(what, &e))?;
+    let mut sink = pin!(sink);
+    let mut rows_said = 0;
+    for (content, part) in table_contents(record)?.iter().zip(&meta.parts) {
+        let mut content = reader.open(content).await?;
+        let mut hash = blake3::Hasher::new();
+        let mut length = 0u64;
+        while let Some(bytes) = content.next().await? {
+            hash.update(&bytes);
+            length += bytes.len() as u64;
+            progress.advanced(record.name.as_str(), bytes.len() as u64, 0);
+            sink.send(bytes).await.map_err(|e| session.error(what, &e))?;
+        }
+        if length != part.bytes || hash.finalize().to_hex().as_str() != part.digest {
+            // Dropping the sink makes the server give the COPY up.
+            return Err(Error::damaged(record.name.to_string(), "its digest differs"));
+        }
+        progress.advanced(record.name.as_str(), 0, part.rows);
+        rows_said += part.rows;
+    }
+    if rows_said != meta.rows {
+        return Err(Error::damaged(record.name.to_string(), "its parts do not add up"));
+    }
+    sink.as_mut().finish().await.map_err(|e| session.error(what, &e))
+}
+
+/// Contents of large objects; the definitions have made them already.
+pub(super) async fn large_objects(
+    session: &Session,
+    reader: &dyn BackupReader,
+    record: &ArtifactRecord,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let what = "large objects";
+    let number = |name: &str| record.meta.get(name).and_then(|v| v.as_u64());
+    let digest = record.meta.get("digest").and_then(|v| v.as_str());
+    let (Some(pieces), Some(digest)) = (number("pieces"), digest) else {
+        return Err(Error::damaged(record.name.to_string(), "its record is not complete"));
+    };
+    progress.started(record.name.as_str(), Some(record.content.bytes));
+    session
+        .run(
+            what,
+            "BEGIN; CREATE TEMPORARY TABLE essrun_large_objects (loid oid, at int8, data bytea) ON COMMIT DROP",
+        )
+        .await?;
+    let sink = session
+        .copy_in::<_, Bytes>("COPY pg_temp.essrun_large_objects FROM STDIN WITH (FORMAT text)")
+        .await
+        .map_err(|e| session.error(what, &e))?;
+    let mut sink = pin!(sink);
+    let mut content = reader.open(&record.content).await?;
+    let mut hash = blake3::Hasher::new();
+    while let Some(bytes) = content.next().await? {
+        hash.update(&bytes);
+        progress.advanced(record.name.as_str(), bytes.len() as u64, 0);
+        sink.send(bytes).await.map_err(|e| session.error(what, &e))?;
+    }
+    if hash.finalize().to_hex().as_str() != digest {
+        return Err(Error::damaged(record.name.to_string(), "its digest differs"));
+    }
+    let taken = sink.as_mut().finish().await.map_err(|e| session.error(what, &e))?;
+    if taken != pieces {
+        return Err(Error::damaged(
+            record.name.to_string(),
+            format!("the server took {taken} pieces, {pieces} were recorded"),
+        ));
+    }
+    session
+        .query(
+            "SELECT pg_catalog.count(*) FROM (SELECT pg_catalog.lo_put(loid, at, data) \
+             FROM pg_temp.essrun_large_objects OFFSET 0) AS put",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error(what, &e))?;
+    session.run(what, "COMMIT").await?;
+    progress.finished(record.name.as_str());
+    Ok(())
+}
