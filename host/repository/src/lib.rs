@@ -12,15 +12,30 @@
 //! know what a table or a file is.
 #![deny(unsafe_code)]
 
+mod annotation;
+mod check;
+mod chunk_index;
+mod core;
+mod cutter;
+mod envelope;
 mod error;
+mod index_object;
 pub mod keys;
+mod manifest;
+mod names;
+mod read;
 mod repository;
+mod signed;
+mod sync;
 mod types;
+mod write;
 
 pub use error::RepositoryError;
 pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
-pub use repository::{Backup, OpenBackup, Repository};
+pub use read::OpenBackup;
+pub use repository::Repository;
 pub use types::{
     Access, Annotation, BackupId, BackupStart, BackupStats, BackupSummary, CheckMode, CheckReport, Finding,
     FindingKind, Options,
 };
+pub use write::Backup;

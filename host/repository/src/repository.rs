@@ -1,68 +1,124 @@
-//! The repository as its users see it. (Signatures first; the rooms behind them follow.)
+//! The repository as its users see it; each verb is carried out in a room of its own.
 
-use crate::*;
-use async_trait::async_trait;
-use essrun_artifact::*;
+use crate::core::Core;
+use crate::keys::{Recipients, WriterKey, WriterPublic};
+use crate::manifest::{self, Manifest};
+use crate::read::OpenBackup;
+use crate::write::Backup;
+use crate::{
+    Access, Annotation, BackupId, BackupStart, BackupSummary, CheckMode, CheckReport, RepositoryError, annotation, check,
+};
 use essrun_store::Store;
 use std::sync::Arc;
-
-fn soon<T>() -> Result<T, RepositoryError> {
-    Err(RepositoryError::Internal("not built yet".into()))
-}
 
 /// An open repository. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    store: Arc<dyn Store>,
+    core: Arc<Core>,
 }
 
-/// A backup in the making. Share it as `Arc<Backup>`; all methods take `&self`.
-#[derive(Debug)]
-pub struct Backup {}
-
-/// A committed backup, opened for reading.
-#[derive(Debug)]
-pub struct OpenBackup {}
-
 impl Repository {
-    /// Makes a repository: writes its signed configuration object. Refused when there is one.
+    /// Makes a repository: writes its signed configuration object. Refused when the place is not empty.
+    ///
+    /// `recipients` are tried out, so that one that cannot be encrypted to is found before the first backup.
     pub async fn init(
         store: Arc<dyn Store>,
         writer: &WriterKey,
         recipients: &Recipients,
     ) -> Result<(), RepositoryError> {
-        let _ = (store, writer, recipients);
-        soon()
+        if !recipients.is_empty() {
+            crate::envelope::seal(recipients, b"", 3)?;
+        }
+        Core::init(&store, writer).await
     }
 
     /// Opens a repository with the keys at hand.
     pub async fn open(store: Arc<dyn Store>, access: Access) -> Result<Self, RepositoryError> {
-        let _ = access;
-        Ok(Repository { store })
+        let core = Core::open(store, access).await?;
+        Ok(Repository { core: Arc::new(core) })
+    }
+
+    /// The repository's own name: 32 hexadecimal digits, made at random when it was.
+    pub fn id(&self) -> &str {
+        &self.core.config.id
+    }
+
+    /// Writers whose signatures count here.
+    pub fn writers(&self) -> &[WriterPublic] {
+        &self.core.trusted
+    }
+
+    /// Lets a further writer in; needs the key of one that is.
+    pub async fn authorize(&self, writer: &WriterPublic) -> Result<(), RepositoryError> {
+        self.core.authorize(writer).await
     }
 
     /// All committed and not forgotten backups, oldest first. Bodies are there when a key reads them.
+    ///
+    /// A manifest that is damaged or forged is left out with a warning; `check` names it.
     pub async fn backups(&self) -> Result<Vec<BackupSummary>, RepositoryError> {
-        let _ = &self.store;
-        soon()
+        let mut all = Vec::new();
+        for manifest in self.manifests().await? {
+            let body = match manifest.open(&self.core) {
+                Ok(sealed) => Some(sealed.body),
+                Err(RepositoryError::Key { .. }) => None,
+                Err(e) => {
+                    tracing::warn!(error = %e, "the sealed part of a manifest cannot be read");
+                    None
+                }
+            };
+            all.push(manifest.summary(body));
+        }
+        Ok(all)
+    }
+
+    /// Trusted manifests, oldest first.
+    async fn manifests(&self) -> Result<Vec<Manifest>, RepositoryError> {
+        let mut all = Vec::new();
+        for (_, manifest) in manifest::read_all(&self.core).await? {
+            match manifest {
+                Ok(manifest) => all.push(manifest),
+                Err(e) => tracing::warn!(error = %e, "a manifest is left out"),
+            }
+        }
+        all.sort_by(|a, b| (a.claim.created_at, &a.claim.backup).cmp(&(b.claim.created_at, &b.claim.backup)));
+        Ok(all)
+    }
+
+    /// Finds a backup by its id, the beginning of its id, or `latest`.
+    async fn find(&self, wanted: &str) -> Result<Manifest, RepositoryError> {
+        let none = |why: &str| RepositoryError::NoBackup {
+            wanted: wanted.chars().take(64).filter(|c| !c.is_control()).collect(),
+            why: why.to_owned(),
+        };
+        let mut all = self.manifests().await?;
+        if wanted == "latest" {
+            return all.pop().ok_or_else(|| none("there are no backups yet"));
+        }
+        if wanted.is_empty() {
+            return Err(none("no name was given"));
+        }
+        all.retain(|m| m.claim.backup.as_str().starts_with(wanted));
+        match (all.pop(), all.is_empty()) {
+            (None, _) => Err(none("there is none of that name")),
+            (Some(found), true) => Ok(found),
+            (Some(_), false) => Err(none("more than one begins like this")),
+        }
     }
 
     /// Begins a backup.
     pub async fn begin(&self, start: BackupStart) -> Result<Backup, RepositoryError> {
-        let _ = start;
-        soon()
+        Backup::begin(self.core.clone(), start).await
     }
 
     /// Opens a backup by its id, the beginning of its id, or `latest`.
     pub async fn read(&self, wanted: &str) -> Result<OpenBackup, RepositoryError> {
-        let _ = wanted;
-        soon()
+        OpenBackup::open(self.core.clone(), self.find(wanted).await?).await
     }
 
     /// Looks the repository over.
     pub async fn check(&self, mode: CheckMode) -> Result<CheckReport, RepositoryError> {
-        let _ = mode;
-        soon()
+        check::check(self.core.clone(), mode).await
     }
 
     /// Stores a small signed object beside a backup. `kind` is a short word of a-z, 0-9 and `-`.
@@ -72,66 +128,11 @@ impl Repository {
         kind: &str,
         body: serde_json::Value,
     ) -> Result<(), RepositoryError> {
-        let _ = (backup, kind, body);
-        soon()
+        annotation::write(&self.core, &self.find(backup.as_str()).await?, kind, &body).await
     }
 
     /// The annotations of a backup, oldest first, those with a good signature only.
     pub async fn annotations(&self, backup: &BackupId) -> Result<Vec<Annotation>, RepositoryError> {
-        let _ = backup;
-        soon()
-    }
-}
-
-impl Backup {
-    pub fn id(&self) -> &BackupId {
-        unreachable!()
-    }
-
-    /// What it took so far.
-    pub fn stats(&self) -> BackupStats {
-        BackupStats::default()
-    }
-
-    /// Commits: waits for all uploads, then writes the manifest. Refused when a lane was dropped unclosed, when lanes
-    /// are still open, or when it was committed before.
-    pub async fn commit(&self, body: serde_json::Value) -> Result<BackupSummary, RepositoryError> {
-        let _ = body;
-        soon()
-    }
-}
-
-#[async_trait]
-impl BackupWriter for Backup {
-    fn lane(&self, _: LaneSpec) -> Result<Box<dyn Lane>, KeepError> {
-        Ok(soon()?)
-    }
-    async fn adopt(&self, _: &Content) -> Result<bool, KeepError> {
-        Ok(soon()?)
-    }
-    async fn record(&self, _: ArtifactRecord) -> Result<(), KeepError> {
-        Ok(soon()?)
-    }
-}
-
-impl OpenBackup {
-    /// What is known of the backup; its body is always there.
-    pub fn summary(&self) -> &BackupSummary {
-        unreachable!()
-    }
-
-    /// What the pipeline stored with it.
-    pub fn body(&self) -> &serde_json::Value {
-        unreachable!()
-    }
-}
-
-#[async_trait]
-impl BackupReader for OpenBackup {
-    fn artifacts(&self) -> &[ArtifactRecord] {
-        unreachable!()
-    }
-    async fn open(&self, _: &Content) -> Result<Box<dyn ContentReader>, KeepError> {
-        Ok(soon()?)
+        annotation::read(&self.core, &self.find(backup.as_str()).await?).await
     }
 }

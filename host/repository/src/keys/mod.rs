@@ -17,3 +17,4 @@ pub use recipients::Recipients;
 pub use writer::{WriterId, WriterKey, WriterPublic};
 
 pub(crate) use recipients::StanzaKind;
+pub(crate) use writer::ChunkKey;

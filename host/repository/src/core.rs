@@ -1,0 +1,305 @@
+//! What everything in an open repository shares: the store, the keys, whom to trust, and the local state.
+//!
+//! Trust begins at the configuration object. It names the repository's first writer and is signed by it; further
+//! writers are vouched for by signed cards. Which configuration is the right one is told from outside
+//! ([`crate::Options::trusted_writers`]), by holding the first writer's key, or by remembering what this host saw first.
+
+use crate::chunk_index::ChunkIndex;
+use crate::keys::{Identity, Recipients, WriterKey, WriterPublic};
+use crate::signed::{self, Kind};
+use crate::{Access, Options, RepositoryError, names};
+use bytes::Bytes;
+use essrun_store::{Cause, ObjectName, Outcome, Store};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// The claim of the configuration object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Config {
+    pub id: String,
+    pub created_at: i64,
+    pub writer: WriterPublic,
+}
+
+/// The claim of a writer's card.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Card {
+    repository: String,
+    writer: WriterPublic,
+    added_at: i64,
+}
+
+pub(crate) struct Core {
+    pub store: Arc<dyn Store>,
+    pub writer: Option<WriterKey>,
+    /// Everything that may open an envelope: the given identities and the writer's own.
+    pub identities: Vec<Identity>,
+    /// Whether an identity for contents was given.
+    pub reads_contents: bool,
+    pub recipients: Recipients,
+    pub options: Options,
+    pub config: Config,
+    pub trusted: Vec<WriterPublic>,
+    /// This repository's part of the cache directory.
+    pub state_dir: PathBuf,
+    index: OnceLock<Arc<ChunkIndex>>,
+    /// CPU-heavy jobs at one time.
+    pub cpu: Arc<tokio::sync::Semaphore>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({} in {})", self.config.id, self.store.describe())
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+impl Core {
+    pub async fn init(store: &Arc<dyn Store>, writer: &WriterKey) -> Result<(), RepositoryError> {
+        let exists = || RepositoryError::Place {
+            place: store.describe(),
+            why: "there is a repository already".into(),
+            hint: "use it, or name an empty place; nothing was changed".into(),
+        };
+        // Whatever lies there already might be somebody's only copy.
+        if store.head(&names::config()?).await?.is_some() {
+            return Err(exists());
+        }
+        let others = store.list("").await?;
+        if let Some(first) = others.first() {
+            return Err(RepositoryError::Place {
+                place: store.describe(),
+                why: format!("it is not empty: it holds {}", first.name),
+                hint: "name an empty directory or prefix; a repository without its configuration is mended from a copy of it"
+                    .into(),
+            });
+        }
+        let config = Config {
+            id: hex::encode(rand::random::<[u8; 16]>()),
+            created_at: now(),
+            writer: writer.public(),
+        };
+        let bytes = signed::write(Kind::Config, &config, b"", writer)?;
+        match store.put_new(&names::config()?, bytes).await? {
+            Outcome::Created => Ok(()),
+            Outcome::AlreadyThere => Err(exists()),
+        }
+    }
+
+    pub async fn open(store: Arc<dyn Store>, access: Access) -> Result<Self, RepositoryError> {
+        let level = access.options.compression_level;
+        if !(1..=19).contains(&level) {
+            return Err(RepositoryError::refused(
+                format!("compression level {level} is not one"),
+                "use 1 (fast) to 19 (small); 3 is a good start",
+            ));
+        }
+        let bytes = match store.get(&names::config()?).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.cause == Cause::Missing => {
+                return Err(RepositoryError::Place {
+                    place: store.describe(),
+                    why: "there is no repository".into(),
+                    hint: "check the address, or make one with `init`".into(),
+                });
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let document = signed::read(names::CONFIG, Kind::Config, &bytes)?;
+        let config: Config = document.untrusted()?;
+        let shaped = config.id.len() == 32 && config.id.bytes().all(|b| b.is_ascii_hexdigit());
+        if config.writer != document.signer || !shaped {
+            return Err(RepositoryError::damaged(names::CONFIG, "it is not signed by the writer it names"));
+        }
+        make_private_dir(&access.cache_dir)?;
+        let own = access.writer.as_ref().map(WriterKey::public);
+        let given = &access.options.trusted_writers;
+        if given.is_empty() && own != Some(config.writer) {
+            remember_config(&access.cache_dir, &store.describe(), &bytes)?;
+        } else if !given.is_empty() && !given.contains(&config.writer) && own != Some(config.writer) {
+            return Err(RepositoryError::History {
+                why: format!("it was made by {}, who is not one of the trusted writers", config.writer),
+                hint: "if that is right, add this writer to the trusted ones; if not, this is not your repository".into(),
+            });
+        }
+        let state_dir = access.cache_dir.join(&config.id);
+        make_private_dir(&state_dir)?;
+        let mut identities = access.identities;
+        let reads_contents = !identities.is_empty();
+        if let Some(key) = &access.writer {
+            // First: it is the cheaper one to try.
+            identities.insert(0, Identity::of_writer(key));
+        }
+        let cores = std::thread::available_parallelism().map(usize::from).unwrap_or(2);
+        let mut core = Core {
+            store,
+            writer: access.writer,
+            identities,
+            reads_contents,
+            recipients: access.recipients,
+            trusted: given.iter().copied().chain([config.writer]).collect(),
+            options: access.options,
+            config,
+            state_dir,
+            index: OnceLock::new(),
+            cpu: Arc::new(tokio::sync::Semaphore::new(cores.max(2))),
+        };
+        core.meet_writers().await?;
+        Ok(core)
+    }
+
+    /// Takes in the writers that trusted ones vouch for, and those they vouch for in turn.
+    async fn meet_writers(&mut self) -> Result<(), RepositoryError> {
+        let mut cards = Vec::new();
+        for info in self.store.list("writers").await? {
+            let bytes = self.store.get(&info.name).await?;
+            match signed::read(info.name.as_str(), Kind::Writer, &bytes) {
+                Ok(document) => cards.push(document),
+                Err(e) => tracing::warn!(object = %info.name, error = %e, "a writer's card is ignored"),
+            }
+        }
+        loop {
+            let known = self.trusted.len();
+            for card in &cards {
+                if let Ok(claim) = card.trusted::<Card>(&self.trusted)
+                    && claim.repository == self.config.id
+                    && !self.trusted.contains(&claim.writer)
+                {
+                    self.trusted.push(claim.writer);
+                }
+            }
+            if self.trusted.len() == known {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets a further writer in.
+    pub async fn authorize(&self, writer: &WriterPublic) -> Result<(), RepositoryError> {
+        let key = self.writer()?;
+        let card = Card {
+            repository: self.config.id.clone(),
+            writer: *writer,
+            added_at: now(),
+        };
+        let bytes = signed::write(Kind::Writer, &card, b"", key)?;
+        match self.store.put_new(&names::writer_card(&writer.id())?, bytes).await? {
+            Outcome::Created => Ok(()),
+            Outcome::AlreadyThere => Err(RepositoryError::refused(
+                format!("writer {} has a card already", writer.id()),
+                "nothing needs doing, unless `check` says that its card is not trusted",
+            )),
+        }
+    }
+
+    /// The writer key, which must be one the repository knows.
+    pub fn writer(&self) -> Result<&WriterKey, RepositoryError> {
+        let key = self.writer.as_ref().ok_or_else(|| {
+            RepositoryError::key("writer key", "none was given", "name the writer key file in the pipeline")
+        })?;
+        if self.trusted.contains(&key.public()) {
+            Ok(key)
+        } else {
+            Err(RepositoryError::refused(
+                format!("writer {} is not known to this repository", key.id()),
+                format!("let a known writer vouch for {}", key.public()),
+            ))
+        }
+    }
+
+    /// The local chunk index, opened when first needed.
+    pub fn index(&self) -> Result<Arc<ChunkIndex>, RepositoryError> {
+        if let Some(index) = self.index.get() {
+            return Ok(index.clone());
+        }
+        let name = match &self.writer {
+            Some(key) => format!("chunks-{}.redb", key.id()),
+            None => "chunks-reader.redb".to_owned(),
+        };
+        let opened = ChunkIndex::open(&self.state_dir.join(name))?;
+        Ok(self.index.get_or_init(|| Arc::new(opened)).clone())
+    }
+
+    /// Runs CPU-heavy work off the async threads, bounded by the number of cores.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, RepositoryError> + Send + 'static,
+    ) -> Result<T, RepositoryError> {
+        let permit = self.cpu.clone().acquire_owned().await;
+        let permit = permit.map_err(|e| RepositoryError::Internal(e.to_string()))?;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        })
+        .await?
+    }
+
+    /// Reads an object and checks it against the sum in its name.
+    pub async fn get_summed(&self, name: &ObjectName) -> Result<Bytes, RepositoryError> {
+        let bytes = self.store.get(name).await?;
+        let sum = names::sum_in_name(name.as_str())
+            .ok_or_else(|| RepositoryError::damaged(name, "its name carries no hash"))?;
+        if sum.bytes != bytes.len() as u64 {
+            let why = format!("it has {} bytes and was written with {}", bytes.len(), sum.bytes);
+            return Err(RepositoryError::damaged(name, why));
+        }
+        if sum.hash != names::sha256(&bytes) {
+            return Err(RepositoryError::damaged(name, "its bytes are not those that were written"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Makes a directory that only its owner can look into.
+pub(crate) fn make_private_dir(path: &Path) -> Result<(), RepositoryError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path).map_err(|e| cache_failed(path, &e))
+}
+
+pub(crate) fn cache_failed(path: &Path, e: &dyn std::fmt::Display) -> RepositoryError {
+    RepositoryError::Cache {
+        path: path.display().to_string(),
+        why: e.to_string(),
+    }
+}
+
+/// Writes a small state file: whole or not at all, and durable.
+pub(crate) fn write_state(path: &Path, bytes: &[u8]) -> Result<(), RepositoryError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let written = (|| {
+        use std::io::Write;
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        std::fs::File::open(dir)?.sync_all()
+    })();
+    written.map_err(|e: std::io::Error| cache_failed(path, &e))
+}
+
+/// Trust on first use: the same place must keep its configuration.
+fn remember_config(cache_dir: &Path, place: &str, bytes: &Bytes) -> Result<(), RepositoryError> {
+    let seen = hex::encode(names::sha256(bytes));
+    let file: String = hex::encode(names::sha256(place.as_bytes())).chars().take(16).collect();
+    let path = cache_dir.join(format!("place-{file}"));
+    match std::fs::read_to_string(&path) {
+        Ok(remembered) if remembered.trim() == seen => Ok(()),
+        Ok(_) => Err(RepositoryError::History {
+            why: format!("{place} holds another repository than when this host first saw it"),
+            hint: format!("if that is right, delete {}; if not, somebody swapped it", path.display()),
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_state(&path, seen.as_bytes()),
+        Err(e) => Err(cache_failed(&path, &e)),
+    }
+}

@@ -1,0 +1,210 @@
+//! Manifests: the one object that makes a backup, and the chain they form.
+//!
+//! The claim of a manifest is public: sequence, previous manifest's hash, and the list of objects the backup needs.
+//! It says nothing about rooms, tables or files. The payload is an envelope with everything else: the artifacts, the
+//! pipeline's own body, and the key that chunk names can be checked with.
+
+use crate::core::{Core, cache_failed, write_state};
+use crate::keys::WriterId;
+use crate::names::{self, Hash, ListName};
+use crate::signed::{self, Kind};
+use crate::{BackupId, BackupStats, BackupSummary, RepositoryError, envelope, index_object};
+use bytes::Bytes;
+use essrun_artifact::ArtifactRecord;
+use essrun_store::{Cause, ObjectName};
+use futures_util::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// No manifest's payload is larger when opened.
+const PAYLOAD_LIMIT: usize = 64 << 20;
+
+/// The public part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub repository: String,
+    pub backup: BackupId,
+    pub sequence: u64,
+    /// SHA-256 of the manifest before, or of the configuration object for the first.
+    pub previous: String,
+    pub created_at: i64,
+    pub committed_at: i64,
+    /// The list of needed objects, by its object name.
+    pub list: String,
+    pub needed_objects: u64,
+    pub needed_bytes: u64,
+    pub stats: BackupStats,
+}
+
+/// The sealed part.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    /// Keyed BLAKE3 with this key over a chunk's plain bytes is its id.
+    pub chunk_id_key: String,
+    pub recipients: Vec<String>,
+    pub artifacts: Vec<ArtifactRecord>,
+    pub body: serde_json::Value,
+}
+
+/// A manifest with a trusted signature.
+#[derive(Clone)]
+pub(crate) struct Manifest {
+    pub object: ObjectName,
+    pub writer: WriterId,
+    pub hash: Hash,
+    pub claim: Claim,
+    pub list: ListName,
+    payload: Bytes,
+}
+
+impl Manifest {
+    /// Reads a manifest object: signature, signer, repository and place in the chain must fit.
+    pub fn read(core: &Core, object: &ObjectName, bytes: &Bytes) -> Result<Self, RepositoryError> {
+        let bad = |why: &str| RepositoryError::damaged(object, why);
+        let (writer, sequence) = names::parse_sequenced(object.as_str(), "manifests", "manifest")
+            .ok_or_else(|| bad("its name is not one of a manifest"))?;
+        let document = signed::read(object.as_str(), Kind::Manifest, bytes)?;
+        let claim: Claim = document.trusted(&core.trusted)?;
+        if claim.repository != core.config.id || document.signer.id() != writer || claim.sequence != sequence {
+            return Err(bad("it was written for another place"));
+        }
+        index_object::claim_hash(object.as_str(), &claim.previous)?;
+        let list = ListName::parse(&claim.list).ok_or_else(|| bad("it names no list"))?;
+        Ok(Manifest {
+            object: object.clone(),
+            writer,
+            hash: names::sha256(bytes),
+            claim,
+            list,
+            payload: document.payload,
+        })
+    }
+
+    /// Opens the sealed part with the keys at hand.
+    pub fn open(&self, core: &Core) -> Result<Sealed, RepositoryError> {
+        let plain = envelope::open(self.object.as_str(), &core.identities, &self.payload, PAYLOAD_LIMIT)?;
+        serde_json::from_slice(&plain)
+            .map_err(|e| RepositoryError::damaged(&self.object, format!("its sealed part cannot be read: {e}")))
+    }
+
+    pub fn summary(&self, body: Option<serde_json::Value>) -> BackupSummary {
+        BackupSummary {
+            id: self.claim.backup.clone(),
+            created_at: self.claim.created_at,
+            committed_at: self.claim.committed_at,
+            writer: self.writer.clone(),
+            sequence: self.claim.sequence,
+            stats: self.claim.stats,
+            needed_objects: self.claim.needed_objects,
+            needed_bytes: self.claim.needed_bytes,
+            body,
+        }
+    }
+}
+
+/// Which manifests the store holds, by writer and sequence, without reading them.
+pub(crate) async fn places(core: &Core) -> Result<BTreeMap<WriterId, BTreeMap<u64, ObjectName>>, RepositoryError> {
+    let mut all: BTreeMap<WriterId, BTreeMap<u64, ObjectName>> = BTreeMap::new();
+    for info in core.store.list("manifests").await? {
+        if let Some((writer, sequence)) = names::parse_sequenced(info.name.as_str(), "manifests", "manifest") {
+            all.entry(writer).or_default().insert(sequence, info.name);
+        }
+    }
+    Ok(all)
+}
+
+/// Reads all manifests; each comes with what is wrong with it, if something is.
+pub(crate) async fn read_all(
+    core: &Core,
+) -> Result<Vec<(ObjectName, Result<Manifest, RepositoryError>)>, RepositoryError> {
+    let names: Vec<ObjectName> = places(core).await?.into_values().flat_map(BTreeMap::into_values).collect();
+    futures_util::stream::iter(names)
+        .map(|name| async move {
+            match core.store.get(&name).await {
+                Ok(bytes) => Ok(Some((name.clone(), Manifest::read(core, &name, &bytes)))),
+                // Forgotten between the listing and now.
+                Err(e) if e.cause == Cause::Missing => Ok(None),
+                Err(e) => Err(RepositoryError::from(e)),
+            }
+        })
+        .buffered(8)
+        .try_filter_map(|found| futures_util::future::ready(Ok(found)))
+        .try_collect()
+        .await
+}
+
+/// The end of a writer's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub sequence: u64,
+    #[serde(with = "hex_hash")]
+    pub hash: Hash,
+}
+
+mod hex_hash {
+    pub fn serialize<S: serde::Serializer>(hash: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&hex::encode(hash))
+    }
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
+        let text = <String as serde::Deserialize>::deserialize(d)?;
+        crate::names::parse_hash(&text).ok_or_else(|| serde::de::Error::custom("not a hash"))
+    }
+}
+
+fn head_path(core: &Core, writer: &WriterId) -> PathBuf {
+    core.state_dir.join(format!("head-{writer}.json"))
+}
+
+/// What this host remembers of a writer's chain.
+pub(crate) fn remembered(core: &Core, writer: &WriterId) -> Result<Option<Head>, RepositoryError> {
+    let path = head_path(core, writer);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| cache_failed(&path, &e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(cache_failed(&path, &e)),
+    }
+}
+
+/// Remembers a head, never going back.
+pub(crate) fn remember(core: &Core, writer: &WriterId, head: Head) -> Result<(), RepositoryError> {
+    if remembered(core, writer)?.is_some_and(|old| old.sequence >= head.sequence) {
+        return Ok(());
+    }
+    let json = serde_json::to_vec(&head).map_err(|e| RepositoryError::Internal(e.to_string()))?;
+    write_state(&head_path(core, writer), &json)
+}
+
+/// The head that this writer's next manifest follows: the one in the store or the one remembered, whichever is later.
+/// After a rollback the chain goes on from what is remembered, so that the hole stays visible.
+pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, RepositoryError> {
+    let config = core.store.get(&names::config()?).await?;
+    let origin = Head {
+        sequence: 0,
+        hash: names::sha256(&config),
+    };
+    let known = remembered(core, writer)?.unwrap_or(origin);
+    let stored = places(core).await?.remove(writer).and_then(|mut chain| chain.pop_last());
+    let Some((sequence, name)) = stored else {
+        if known.sequence > 0 {
+            tracing::warn!(remembered = known.sequence, "this writer's backups are gone from the repository");
+        }
+        return Ok(known);
+    };
+    if sequence < known.sequence {
+        tracing::warn!(remembered = known.sequence, found = sequence, "the repository is older than this host saw it");
+        return Ok(known);
+    }
+    let bytes = core.store.get(&name).await?;
+    let manifest = Manifest::read(core, &name, &bytes)?;
+    if sequence == known.sequence && manifest.hash != known.hash {
+        return Err(RepositoryError::History {
+            why: format!("{name} is not the manifest that this host wrote or saw"),
+            hint: "somebody replaced it with another one signed with the same writer key; treat the key as stolen".into(),
+        });
+    }
+    Ok(Head {
+        sequence,
+        hash: manifest.hash,
+    })
+}

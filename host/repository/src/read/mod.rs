@@ -1,0 +1,93 @@
+//! A committed backup, opened for reading.
+
+mod fetch;
+mod stream;
+
+pub(crate) use fetch::Fetcher;
+pub(crate) use stream::RefReader;
+
+use crate::core::Core;
+use crate::manifest::{Manifest, Sealed};
+use crate::names::{self, ListName};
+use crate::{BackupSummary, RepositoryError, sync};
+use async_trait::async_trait;
+use essrun_artifact::{ArtifactRecord, BackupReader, Content, ContentReader, KeepError};
+use std::sync::{Arc, RwLock};
+
+/// A committed backup, opened for reading.
+pub struct OpenBackup {
+    summary: BackupSummary,
+    artifacts: Vec<ArtifactRecord>,
+    body: serde_json::Value,
+    list: Vec<String>,
+    fetcher: Arc<Fetcher>,
+}
+
+impl std::fmt::Debug for OpenBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenBackup({})", self.summary.id)
+    }
+}
+
+/// Reads a list of needed objects; every line's hash must be the one in the object's name.
+pub(crate) async fn read_list(core: &Core, list: &ListName) -> Result<Vec<String>, RepositoryError> {
+    let object = list.object()?;
+    let bytes = core.get_summed(&object).await?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| RepositoryError::damaged(&object, "it is no text"))?;
+    let parse = |line: &str| {
+        let (hash, name) = line.split_once("  ")?;
+        let sum = names::sum_in_name(name)?;
+        (names::parse_hash(hash)? == sum.hash).then(|| name.to_owned())
+    };
+    text.lines()
+        .map(|line| parse(line).ok_or_else(|| RepositoryError::damaged(&object, "a line of it is not `hash  object`")))
+        .collect()
+}
+
+impl OpenBackup {
+    pub(crate) async fn open(core: Arc<Core>, manifest: Manifest) -> Result<Self, RepositoryError> {
+        let sealed: Sealed = manifest.open(&core)?;
+        let naming_key = names::parse_hash(&sealed.chunk_id_key)
+            .ok_or_else(|| RepositoryError::damaged(&manifest.object, "its chunk key is broken"))?;
+        let list = read_list(&core, &manifest.list).await?;
+        let usable = sync::listed_packs(&core, &list).await?;
+        let fetcher = Fetcher::new(core.clone(), core.index()?, Arc::new(RwLock::new(usable)), naming_key);
+        Ok(OpenBackup {
+            summary: manifest.summary(Some(sealed.body.clone())),
+            artifacts: sealed.artifacts,
+            body: sealed.body,
+            list,
+            fetcher: Arc::new(fetcher),
+        })
+    }
+
+    /// What is known of the backup; its body is always there.
+    pub fn summary(&self) -> &BackupSummary {
+        &self.summary
+    }
+
+    /// What the pipeline stored with it.
+    pub fn body(&self) -> &serde_json::Value {
+        &self.body
+    }
+
+    /// The names of the objects a restore of it needs, besides the manifest.
+    pub fn needed_objects(&self) -> &[String] {
+        &self.list
+    }
+
+    pub(crate) fn fetcher(&self) -> Arc<Fetcher> {
+        self.fetcher.clone()
+    }
+}
+
+#[async_trait]
+impl BackupReader for OpenBackup {
+    fn artifacts(&self) -> &[ArtifactRecord] {
+        &self.artifacts
+    }
+
+    async fn open(&self, content: &Content) -> Result<Box<dyn ContentReader>, KeepError> {
+        Ok(Box::new(stream::ContentStream::new(self.fetcher.clone(), content, 0)?))
+    }
+}

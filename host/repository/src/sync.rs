@@ -1,0 +1,107 @@
+//! Bringing the local chunk index up to what the store holds.
+//!
+//! Only packs that the store lists under their full name, size included, and that have an index, may be relied on. A
+//! pack that was deleted or truncated is therefore stored anew by the next backup: the repository mends itself as far
+//! as the sources still have the data.
+
+use crate::core::Core;
+use crate::index_object::{self, INDEX_LIMIT, PackIndex};
+use crate::names::{Hash, IndexName, PackName};
+use crate::{RepositoryError, envelope};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use std::collections::{HashMap, HashSet};
+
+/// Index objects entered in one transaction.
+const BATCH: usize = 16;
+
+/// Fetches, opens and checks one index object.
+pub(crate) async fn read_index(core: &Core, name: &IndexName) -> Result<PackIndex, RepositoryError> {
+    let object = name.object()?;
+    let bytes = core.get_summed(&object).await?;
+    let (identities, id, trusted) = (core.identities.clone(), core.config.id.clone(), core.trusted.clone());
+    let wanted = name.clone();
+    let text = object.to_string();
+    core.compute(move || {
+        let plain = Bytes::from(envelope::open(&text, &identities, &bytes, INDEX_LIMIT)?);
+        let writers: Vec<_> = trusted.into_iter().filter(|w| w.id() == wanted.writer).collect();
+        let index = index_object::decode(&text, &plain, &id, &writers)?;
+        if !index.is_for(&wanted.pack) {
+            return Err(RepositoryError::damaged(&text, "it is the index of another pack"));
+        }
+        Ok(index)
+    })
+    .await
+}
+
+/// Enters index objects in the local index. `strict`: one that cannot be read is an error rather than a warning.
+async fn take_in(core: &Core, names: Vec<IndexName>, strict: bool) -> Result<(), RepositoryError> {
+    let index = core.index()?;
+    let mut found = futures_util::stream::iter(names)
+        .map(|name| async move {
+            match read_index(core, &name).await {
+                Ok(index) => Ok(Some((index, name.object()?.to_string()))),
+                Err(e @ (RepositoryError::Damaged { .. } | RepositoryError::Key { .. })) if !strict => {
+                    tracing::warn!(error = %e, "an index is left out; what it names is stored anew");
+                    Ok(None)
+                }
+                Err(e) => Err(e),
+            }
+        })
+        .buffer_unordered(8)
+        .try_filter_map(|found| futures_util::future::ready(Ok(found)))
+        .try_chunks(BATCH);
+    while let Some(batch) = found.next().await {
+        let batch = batch.map_err(|e| e.1)?;
+        let index = index.clone();
+        core.compute(move || index.add(&batch).map(drop)).await?;
+    }
+    Ok(())
+}
+
+/// The packs a new backup may rely on, by their number in the local index.
+pub(crate) async fn own_packs(core: &Core) -> Result<HashSet<u32>, RepositoryError> {
+    let writer = core.writer()?.id();
+    let index = core.index()?;
+    let mut indexed: HashMap<Hash, IndexName> = HashMap::new();
+    for info in core.store.list(&format!("index/{writer}")).await? {
+        if let Some(name) = IndexName::parse(info.name.as_str())
+            && name.sum.bytes == info.bytes
+        {
+            indexed.insert(name.pack, name);
+        }
+    }
+    let mut there: HashSet<Hash> = HashSet::new();
+    for domain in ["data", "meta"] {
+        for info in core.store.list(domain).await? {
+            if let Some(pack) = PackName::parse(info.name.as_str())
+                && pack.sum.bytes == info.bytes
+            {
+                there.insert(pack.sum.hash);
+            }
+        }
+    }
+    let known = index.numbers()?;
+    let whole = |pack: &Hash| there.contains(pack) && indexed.contains_key(pack);
+    let gone: HashMap<Hash, u32> = known.iter().filter(|(p, _)| !whole(p)).map(|(p, n)| (*p, *n)).collect();
+    index.remove(&gone)?;
+    let fresh = indexed.values().filter(|n| there.contains(&n.pack) && !known.contains_key(&n.pack)).cloned();
+    take_in(core, fresh.collect(), false).await?;
+    let all = index.numbers()?;
+    Ok(all.into_iter().filter(|(pack, _)| whole(pack)).map(|(_, number)| number).collect())
+}
+
+/// The packs on a backup's list, by their number in the local index, entered where they were not known.
+pub(crate) async fn listed_packs(core: &Core, list: &[String]) -> Result<HashSet<u32>, RepositoryError> {
+    let index = core.index()?;
+    let known = index.numbers()?;
+    let names: Vec<IndexName> = list.iter().filter_map(|n| IndexName::parse(n)).collect();
+    let fresh = names.iter().filter(|n| !known.contains_key(&n.pack)).cloned().collect();
+    // Not strict: what is missing is said by name when it is needed, and the rest can still be restored.
+    take_in(core, fresh, false).await?;
+    let mut numbers = HashSet::new();
+    for name in names {
+        numbers.extend(index.number(&name.pack)?);
+    }
+    Ok(numbers)
+}
