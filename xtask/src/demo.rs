@@ -28,7 +28,11 @@ fn tell(binary: &std::path::Path) -> Result {
     let begun = Instant::now();
     chapter("A small company runs Synapse on PostgreSQL");
     let suite = Suite::create();
-    say(&format!("PostgreSQL on port {}, everything in {}", suite.cluster.port(), suite.path().display()));
+    say(&format!(
+        "PostgreSQL on port {}, everything in {}",
+        suite.cluster.port(),
+        suite.path().display()
+    ));
     let server = suite.home.start();
     let client = server.client();
     say(&format!("Synapse answers on {}", suite.home.url()));
@@ -41,7 +45,11 @@ fn tell(binary: &std::path::Path) -> Result {
     let essrun = Runner { binary, suite: &suite };
     std::fs::create_dir_all(suite.path().join("elsewhere")).map_err(|e| Problem::Other(e.to_string()))?;
     let recipient = essrun.answer(&["keygen", "identity", "--output", "elsewhere/identity.txt"])?;
-    let recipient = recipient.split_whitespace().find(|word| word.starts_with("age1")).unwrap_or_default().to_owned();
+    let recipient = recipient
+        .split_whitespace()
+        .find(|word| word.starts_with("age1"))
+        .unwrap_or_default()
+        .to_owned();
     say("The identity opens backups. A real one would never be on this machine.");
     essrun.show(&["keygen", "writer", "--output", "writer.key"])?;
     let pipeline = suite.pipeline(&recipient);
@@ -51,7 +59,11 @@ fn tell(binary: &std::path::Path) -> Result {
     essrun.show(&["validate", "pipeline.toml"])?;
 
     chapter("The backup, while people go on writing");
-    let room = &filled.rooms.first().ok_or_else(|| Problem::Other("no room was made".to_owned()))?.id;
+    let room = &filled
+        .rooms
+        .first()
+        .ok_or_else(|| Problem::Other("no room was made".to_owned()))?
+        .id;
     let writer = Writer::start(client.clone(), filled.token(0), room);
     writer.wait_for(10);
     let taken = Instant::now();
@@ -60,7 +72,10 @@ fn tell(binary: &std::path::Path) -> Result {
     writer.wait_for(so_far + 3);
     let written = writer.stop();
     let promised = written.before(taken);
-    say(&format!("{promised} messages were acknowledged before it began, {} while it ran and after.", written.entries.len() - promised));
+    say(&format!(
+        "{promised} messages were acknowledged before it began, {} while it ran and after.",
+        written.entries.len() - promised
+    ));
     essrun.show(&["list", "pipeline.toml"])?;
     essrun.show(&["show", "pipeline.toml"])?;
     essrun.show(&["check", "pipeline.toml"])?;
@@ -74,9 +89,21 @@ fn tell(binary: &std::path::Path) -> Result {
     }
 
     chapter("The restore");
-    essrun.show(&["plan", "pipeline.toml", "--restore", "--identity", "elsewhere/identity.txt"])?;
+    essrun.show(&[
+        "plan",
+        "pipeline.toml",
+        "--restore",
+        "--identity",
+        "elsewhere/identity.txt",
+    ])?;
     let restoring = Instant::now();
-    essrun.show(&["restore", "pipeline.toml", "--identity", "elsewhere/identity.txt", "--yes"])?;
+    essrun.show(&[
+        "restore",
+        "pipeline.toml",
+        "--identity",
+        "elsewhere/identity.txt",
+        "--yes",
+    ])?;
     say(&format!("It took {}.", seconds(restoring.elapsed())));
 
     chapter("Is it all there?");
@@ -85,18 +112,34 @@ fn tell(binary: &std::path::Path) -> Result {
     none_missing(&filled.missing(&client), "after the restore")?;
     say(&format!("all of it: {}", inventory(&filled)));
     let back = written.assert_consistent(&client, taken);
-    say(&format!("{back} of the messages written meanwhile, among them all {promised} acknowledged before the backup; no gap."));
+    say(&format!(
+        "{back} of the messages written meanwhile, among them all {promised} acknowledged before the backup; no gap."
+    ));
     filled.assert_one_time_keys_gone(&client);
     say("no one-time key came back: claims give the fallback keys, clients upload new ones.");
     filled.assert_usable(&client);
     say("a new user registered, joined, wrote, uploaded; old users see it.");
-    let marker = client.send_text(filled.token(0), room, "we are back").map_err(|e| Problem::Other(e.to_string()))?;
+    let marker = client
+        .send_text(filled.token(0), room, "we are back")
+        .map_err(|e| Problem::Other(e.to_string()))?;
 
     chapter("A second restore would destroy this: it is refused");
-    essrun.refused(&["restore", "pipeline.toml", "--identity", "elsewhere/identity.txt", "--yes"])?;
-    client.event(filled.token(0), room, &marker).map_err(|e| Problem::Other(format!("the last message is gone: {e}")))?;
+    essrun.refused(&[
+        "restore",
+        "pipeline.toml",
+        "--identity",
+        "elsewhere/identity.txt",
+        "--yes",
+    ])?;
+    client
+        .event(filled.token(0), room, &marker)
+        .map_err(|e| Problem::Other(format!("the last message is gone: {e}")))?;
     server.stop();
-    println!("\n{} The demo took {}.", bold("All came back."), seconds(begun.elapsed()));
+    println!(
+        "\n{} The demo took {}.",
+        bold("All came back."),
+        seconds(begun.elapsed())
+    );
     Ok(())
 }
 
@@ -109,7 +152,10 @@ impl Runner<'_> {
     fn command(&self, args: &[&str]) -> Command {
         println!("\n  {}", bold(&format!("$ essrun {}", args.join(" "))));
         let mut command = Command::new(self.binary);
-        command.args(args).current_dir(self.suite.path()).env(DATABASE_VARIABLE, self.suite.database.url());
+        command
+            .args(args)
+            .current_dir(self.suite.path())
+            .env(DATABASE_VARIABLE, self.suite.database.url());
         command
     }
 
@@ -133,7 +179,9 @@ impl Runner<'_> {
     fn refused(&self, args: &[&str]) -> Result {
         match self.command(args).status() {
             Ok(status) if status.code() == Some(4) => Ok(()),
-            Ok(status) => Err(Problem::Other(format!("it should have been refused (exit code 4), but ended with {status}"))),
+            Ok(status) => Err(Problem::Other(format!(
+                "it should have been refused (exit code 4), but ended with {status}"
+            ))),
             Err(e) => Err(Problem::Other(format!("{}: {e}", self.binary.display()))),
         }
     }
@@ -143,7 +191,11 @@ fn none_missing(problems: &[String], when: &str) -> Result {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(Problem::Other(format!("{} thing(s) are missing or different {when}:\n{}", problems.len(), problems.join("\n"))))
+    Err(Problem::Other(format!(
+        "{} thing(s) are missing or different {when}:\n{}",
+        problems.len(),
+        problems.join("\n")
+    )))
 }
 
 fn inventory(filled: &Filled) -> String {
@@ -168,7 +220,11 @@ fn say(text: &str) {
 }
 
 fn bold(text: &str) -> String {
-    if std::io::stdout().is_terminal() { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
+    if std::io::stdout().is_terminal() {
+        format!("\u{1b}[1m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 fn indent(text: &str) -> String {

@@ -39,7 +39,12 @@ fn backups(suite: &Suite) -> usize {
 
 /// A database as a digest: schema, rows, sequences, whatever the order rows lie in.
 fn database_digest(suite: &Suite, name: &str) -> String {
-    let dump = suite.cluster.client("pg_dump").args(["-d", name]).output().expect("pg_dump");
+    let dump = suite
+        .cluster
+        .client("pg_dump")
+        .args(["-d", name])
+        .output()
+        .expect("pg_dump");
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let text = String::from_utf8(dump.stdout).expect("a dump is UTF-8");
     // pg_dump puts a random word into these two lines.

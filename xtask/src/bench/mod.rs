@@ -1,11 +1,150 @@
-//! (room under construction)
-use crate::shell::{Problem, Result};
+//! Benchmarks against the tools people use now, in the same run, on the same server, taking turns.
+//!
+//! What counts are the ratios of medians: absolute times are this machine's. Peak memory is the largest sum of resident
+//! memory of a command and everything it started, sampled while it runs; the server's own memory is nobody's.
+
+mod database;
+mod measure;
+mod peers;
+
+use crate::setup;
+use crate::shell::{self, Problem, Result};
+use database::World;
+use measure::{Measured, median};
+use std::path::PathBuf;
+use std::process::Command;
+
 #[derive(clap::Subcommand)]
 pub enum Bench {
-    /// Backup against `pg_dump | zstd | age`
-    Backup,
+    /// Backup against `pg_dump -Fc -Z0 | zstd -3 -T2 | age`
+    Backup(Options),
+    /// Restore against `age -d | zstd -d` and `pg_restore -j2`
+    Restore(Options),
+    /// Both, on one database
+    Both(Options),
 }
-pub fn run(_what: Bench) -> Result {
-    crate::setup::run(crate::setup::PEERS)?;
-    Err(Problem::Other("not there yet".into()))
+
+#[derive(clap::Args, Clone, Copy)]
+pub struct Options {
+    /// Events in the database; the default makes tables of more than 1.5 GB
+    #[arg(long, default_value_t = 500_000)]
+    events: u32,
+    /// How often each side runs
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+}
+
+pub fn run(what: Bench) -> Result {
+    setup::run(setup::PEERS)?;
+    shell::show(shell::cargo().args(["build", "--release", "--package", "essrun"]))?;
+    let binary = shell::target_dir("release")?.join("essrun");
+    let (options, backup, restore) = match what {
+        Bench::Backup(options) => (options, true, false),
+        Bench::Restore(options) => (options, false, true),
+        Bench::Both(options) => (options, true, true),
+    };
+    // Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
+    let done = std::panic::catch_unwind(|| -> Result {
+        let world = World::make(binary, options.events)?;
+        if backup {
+            compare_backups(&world, options.rounds)?;
+        } else {
+            // Something to restore from.
+            world.fresh_repository()?;
+            shell::quiet(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+            shell::quiet(&mut peers::backup(&world))?;
+        }
+        if restore {
+            compare_restores(&world, options.rounds)?;
+        }
+        Ok(())
+    });
+    done.unwrap_or_else(|_| {
+        Err(Problem::Other(
+            "the benchmark could not be set up; the reason is above".to_owned(),
+        ))
+    })
+}
+
+fn compare_backups(world: &World, rounds: u32) -> Result {
+    println!("\nbackup, {rounds} rounds, taking turns");
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        let peer = measure::run(&mut peers::backup(world))?;
+        println!("  round {round}: pg_dump | zstd | age   {peer}");
+        world.fresh_repository()?;
+        let own = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+        println!("  round {round}: essrun                 {own}");
+        theirs.push(peer);
+        ours.push(own);
+    }
+    let stored = size(&[world.repository()])?;
+    let peer_stored = size(&[world.peer_file()])?;
+    println!(
+        "  stored: essrun {} MB, peer {} MB (ratio {:.2})",
+        stored / 1_000_000,
+        peer_stored / 1_000_000,
+        ratio(stored, peer_stored)
+    );
+    verdict("backup", &ours, &theirs, 0.5);
+    Ok(())
+}
+
+fn compare_restores(world: &World, rounds: u32) -> Result {
+    println!("\nrestore, {rounds} rounds, taking turns; ours also verifies and analyzes");
+    let (mut ours, mut theirs, mut theirs_from_file) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        let unpacked = measure::run(&mut peers::unpack(world))?;
+        world.new_database("peer")?;
+        let loaded = measure::run(&mut peers::restore(world, "peer"))?;
+        world.drop_database("peer")?;
+        let whole = unpacked.then(&loaded);
+        println!(
+            "  round {round}: age -d | zstd -d, pg_restore -j2   {whole} (pg_restore alone {:.1} s)",
+            loaded.seconds
+        );
+        let target = world.restore_target(round);
+        let own = measure::run(&mut world.essrun(&target.arguments()))?;
+        println!("  round {round}: essrun restore                     {own}");
+        world.check_restored(&target.database)?;
+        world.drop_database(&target.database)?;
+        theirs.push(whole);
+        theirs_from_file.push(loaded);
+        ours.push(own);
+    }
+    verdict("restore", &ours, &theirs, 0.7);
+    verdict(
+        "restore, against pg_restore alone from the unpacked file",
+        &ours,
+        &theirs_from_file,
+        0.7,
+    );
+    Ok(())
+}
+
+fn verdict(what: &str, ours: &[Measured], theirs: &[Measured], aim: f64) {
+    let seconds = |runs: &[Measured]| median(runs.iter().map(|m| m.seconds));
+    let memory = |runs: &[Measured]| runs.iter().map(|m| m.peak_memory).max().unwrap_or(0) / 1_000_000;
+    let (own, peer) = (seconds(ours), seconds(theirs));
+    println!(
+        "{what}: essrun {own:.1} s, peer {peer:.1} s: ratio {:.2} (aim ≤ {aim}); peak memory {} MB (aim < 256), peer {} MB",
+        own / peer,
+        memory(ours),
+        memory(theirs)
+    );
+}
+
+fn ratio(a: u64, b: u64) -> f64 {
+    a as f64 / b.max(1) as f64
+}
+
+fn size(paths: &[PathBuf]) -> Result<u64> {
+    let output = shell::quiet(Command::new("du").args(["-sb", "--total", "--"]).args(paths))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let total = text
+        .lines()
+        .last()
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|n| n.parse().ok());
+    total.ok_or_else(|| Problem::Other(format!("du said: {text}")))
 }
