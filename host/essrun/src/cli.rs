@@ -1,0 +1,258 @@
+//! The arguments. Every verb takes the pipeline file first; `essrun pipeline.toml` is `essrun backup pipeline.toml`.
+
+use clap::{Args, Parser, Subcommand};
+use essrun_pipeline::Exit;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(
+    name = "essrun",
+    version,
+    about = "Backs up and restores an Element Server Suite",
+    after_help = Exit::help(),
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Args, Clone)]
+pub struct Global {
+    /// Print one JSON object per line on stdout instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress and no notes; errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// More of what components and rooms log (-v: info, -vv: debug)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Take a backup (the verb may be left out: essrun pipeline.toml)
+    Backup(BackupArgs),
+    /// Put a backup back: into fresh databases and staged files, verified, then swapped in
+    Restore(RestoreArgs),
+    /// Restore into scratch databases and folders, verify, and drop everything again
+    Drill(DrillArgs),
+    /// Print what a backup (default), restore or disaster recovery would do, and why
+    Plan(PlanArgs),
+    /// List the backups in the repository
+    List(PipelineArgs),
+    /// Show one backup: what is in it, facts, notes, what was left out, how consistent it is
+    Show(ShowArgs),
+    /// Write one artifact out: SQL, COPY text or files
+    Extract(ExtractArgs),
+    /// Check the repository: every object against the signed lists, or with an identity read everything back
+    Check(CheckArgs),
+    /// Check the pipeline file, components, grants, servers and store, without taking a backup
+    Validate(PipelineArgs),
+    /// Create the repository named in the pipeline file
+    Init(PipelineArgs),
+    /// Make keys
+    Keygen(KeygenArgs),
+}
+
+#[derive(Args)]
+pub struct PipelineArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+}
+
+#[derive(Args)]
+pub struct BackupArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Only print what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read every file, also those that look unchanged
+    #[arg(long)]
+    pub rescan: bool,
+    /// Only these components
+    #[arg(long = "only", value_name = "COMPONENT")]
+    pub only: Vec<String>,
+}
+
+#[derive(Args, Clone)]
+pub struct WhichBackup {
+    /// Id of the backup, a unique beginning of it, or `latest`
+    #[arg(long, default_value = "latest")]
+    pub backup: String,
+    /// File with an age identity that opens the backup (may be given several times)
+    #[arg(long, short = 'i', value_name = "FILE", env = "ESSRUN_IDENTITY")]
+    pub identity: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct RestoreArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub which: WhichBackup,
+    /// Only these components
+    #[arg(long = "only", value_name = "COMPONENT")]
+    pub only: Vec<String>,
+    /// Only print what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace databases and volumes that are there; the old ones are kept under dated names
+    #[arg(long)]
+    pub replace: bool,
+    /// End other sessions on a database that is to be replaced
+    #[arg(long, requires = "replace")]
+    pub disconnect: bool,
+    /// Put a component's database or volume elsewhere: COMPONENT/LABEL=DATABASE-NAME-OR-PATH
+    #[arg(long = "to", value_name = "COMPONENT/LABEL=TARGET")]
+    pub to: Vec<String>,
+    /// Keep what was restored for inspection when verification fails
+    #[arg(long)]
+    pub keep_failed: bool,
+    /// Do not ask before changing anything
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Args)]
+pub struct DrillArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub which: WhichBackup,
+    /// Only these components
+    #[arg(long = "only", value_name = "COMPONENT")]
+    pub only: Vec<String>,
+    /// Folder for restored files, on a file system with room for them
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct PlanArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// What a restore would do
+    #[arg(long, conflicts_with = "disaster")]
+    pub restore: bool,
+    /// A runbook for the day everything is lost
+    #[arg(long)]
+    pub disaster: bool,
+    /// Write the runbook as a file to print (.md or .html)
+    #[arg(long, requires = "disaster", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub which: WhichBackup,
+}
+
+#[derive(Args)]
+pub struct ShowArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub which: WhichBackup,
+    /// Also list every artifact
+    #[arg(long)]
+    pub artifacts: bool,
+}
+
+#[derive(Args)]
+pub struct ExtractArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// The artifact, as `essrun show --artifacts` names it
+    pub artifact: String,
+    #[command(flatten)]
+    pub which: WhichBackup,
+    /// Where to: a file (default: stdout), or for a volume a new directory
+    #[arg(long, short)]
+    pub output: Option<PathBuf>,
+    /// Only this path of a volume
+    #[arg(long)]
+    pub path: Option<String>,
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Read everything back with this identity
+    #[arg(long, short = 'i', value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// Of everything, read back only one part: `1/7` for the first of seven
+    #[arg(long, requires = "identity", value_name = "K/N")]
+    pub subset: Option<String>,
+}
+
+#[derive(Args)]
+pub struct KeygenArgs {
+    #[command(subcommand)]
+    pub what: Keygen,
+}
+
+#[derive(Subcommand)]
+pub enum Keygen {
+    /// The identity that opens backups; keep it away from the backup host. Prints the recipient.
+    Identity {
+        /// Where to write it (refused when the file exists)
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+    /// The writer key the backup host signs and deduplicates with; it opens no backup
+    Writer {
+        /// Where to write it (refused when the file exists)
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+}
+
+/// Puts `backup` before a first argument that is a file rather than a verb.
+pub fn with_default_verb(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let first = args
+        .iter()
+        .skip(1)
+        .position(|a| !a.to_string_lossy().starts_with('-'))
+        .map(|i| i + 1);
+    if let Some(index) = first
+        && let Some(text) = args.get(index).map(|a| a.to_string_lossy().into_owned())
+        && (text.ends_with(".toml") || text.contains('/'))
+    {
+        args.insert(index, OsString::from("backup"));
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn given(args: &[&str]) -> Vec<String> {
+        with_default_verb(args.iter().map(OsString::from))
+            .iter()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_alone_is_a_backup() {
+        assert_eq!(given(&["essrun", "p.toml"]), ["essrun", "backup", "p.toml"]);
+        assert_eq!(
+            given(&["essrun", "--json", "/etc/p"]),
+            ["essrun", "--json", "backup", "/etc/p"]
+        );
+        assert_eq!(given(&["essrun", "list", "p.toml"]), ["essrun", "list", "p.toml"]);
+        assert_eq!(given(&["essrun", "--help"]), ["essrun", "--help"]);
+    }
+}

@@ -1,0 +1,47 @@
+//! `essrun list pipeline.toml`: the backups, oldest first.
+
+use super::utc;
+use crate::cli::PipelineArgs;
+use crate::ui::{Ui, human};
+use essrun_pipeline::{Pipeline, PipelineError, repo};
+
+pub async fn run(args: PipelineArgs, ui: &Ui) -> Result<(), PipelineError> {
+    let pipeline = Pipeline::load(&args.pipeline)?;
+    let backups = repo::list(&pipeline).await?;
+    if ui.json() {
+        for backup in &backups {
+            ui.answer(backup, String::new);
+        }
+        return Ok(());
+    }
+    if backups.is_empty() {
+        ui.out("no backups yet");
+        return Ok(());
+    }
+    let mut text = format!(
+        "{:<26} {:<20} {:>11} {:>11}  {}\n",
+        "backup", "taken (UTC)", "size", "stored", "components"
+    );
+    for b in &backups {
+        let mut line = format!(
+            "{:<26} {:<20} {:>11} {:>11}  {}",
+            b.id,
+            utc(b.taken_at),
+            human(b.bytes),
+            human(b.stored_bytes),
+            b.components.join(", ")
+        );
+        if !b.missing.is_empty() {
+            line.push_str(&format!("  INCOMPLETE, without {}", b.missing.join("; ")));
+        }
+        match &b.drill {
+            Some(drill) if drill.passed => line.push_str(&format!("  restored in a drill {}", utc(drill.at))),
+            Some(drill) => line.push_str(&format!("  DRILL FAILED {}", utc(drill.at))),
+            None => {}
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    ui.out(&text);
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! One file per verb: arguments in, one call of the pipeline room, an answer out.
+
+mod backup;
+mod check;
+mod drill;
+mod extract;
+mod init;
+mod keygen;
+mod list;
+mod plan;
+mod restore;
+mod show;
+mod validate;
+
+use crate::cli::Verb;
+use crate::ui::Ui;
+use essrun_pipeline::PipelineError;
+
+pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
+    match verb {
+        Verb::Backup(args) => backup::run(args, ui).await,
+        Verb::Restore(args) => restore::run(args, ui).await,
+        Verb::Drill(args) => drill::run(args, ui).await,
+        Verb::Plan(args) => plan::run(args, ui).await,
+        Verb::List(args) => list::run(args, ui).await,
+        Verb::Show(args) => show::run(args, ui).await,
+        Verb::Extract(args) => extract::run(args, ui).await,
+        Verb::Check(args) => check::run(args, ui).await,
+        Verb::Validate(args) => validate::run(args, ui).await,
+        Verb::Init(args) => init::run(args, ui).await,
+        Verb::Keygen(args) => keygen::run(args, ui),
+    }
+}
+
+/// Seconds since 1970 as UTC text.
+fn utc(unix_seconds: i64) -> String {
+    essrun_pipeline::time::utc(unix_seconds)
+}

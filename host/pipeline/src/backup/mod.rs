@@ -1,0 +1,152 @@
+//! A backup run: open, plan, take, commit.
+//!
+//! What it promises: nothing sensitive is read before there is a recipient for it; every component plans inside the very
+//! snapshot it is backed up from; a step that was not granted is refused, not adapted; a component that fails takes only
+//! itself out of the backup, and the manifest and the exit code say so. What it must never do: commit a backup in which
+//! nothing succeeded, or call something done because its bytes were written: the commit object alone makes a backup.
+
+pub(crate) mod open;
+pub(crate) mod plan;
+mod take;
+
+use crate::body::{BODY_VERSION, BackupBody, ComponentBody, Fact};
+use crate::config::Pipeline;
+use crate::error::PipelineError;
+use crate::report::{Event, Reporter};
+use crate::{keys, load, repo, time};
+use essrun_repository::BackupStart;
+use std::sync::Arc;
+
+/// What was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// Print the plan, take nothing.
+    pub dry_run: bool,
+    /// Read files also where they look unchanged.
+    pub rescan: bool,
+    /// Only these components; empty: all.
+    pub only: Vec<String>,
+}
+
+/// Takes a backup, or prints its plan.
+pub async fn run(
+    pipeline: &Pipeline,
+    options: BackupOptions,
+    reporter: Arc<dyn Reporter>,
+) -> Result<(), PipelineError> {
+    let started_at = time::now();
+    let engine = load::engine(pipeline)?;
+    let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    refuse_without_recipients(pipeline, &loaded)?;
+    let repository = match options.dry_run {
+        true => None,
+        false => Some(repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?),
+    };
+
+    reporter.event(Event::Phase { phase: "open" });
+    let mut opened = open::sources(pipeline, loaded, reporter.as_ref()).await?;
+    reporter.event(Event::Phase { phase: "plan" });
+    for one in &mut opened.components {
+        if one.failed.is_none()
+            && let Err(e) = plan::ask(one, &opened.groups, pipeline.run.jobs).await
+        {
+            one.fail(&e, reporter.as_ref());
+        }
+        one.tell(reporter.as_ref());
+    }
+    let Some(repository) = repository else {
+        return opened.into_error();
+    };
+
+    let start = BackupStart {
+        sensitivity: essrun_artifact::Sensitivity::Secret,
+    };
+    let backup = Arc::new(repository.begin(start).await.map_err(PipelineError::repository)?);
+    take::everything(&repository, &backup, &mut opened, &options, pipeline, &reporter).await?;
+
+    if opened.components.iter().all(|c| c.failed.is_some()) {
+        // Nothing to commit. What was stored is found again by the next run.
+        return opened.into_error();
+    }
+    reporter.event(Event::Phase { phase: "commit" });
+    let body = BackupBody {
+        version: BODY_VERSION,
+        pipeline: pipeline.name.clone(),
+        host: pipeline.run.host.clone().unwrap_or_else(hostname),
+        essrun: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at,
+        finished_at: time::now(),
+        components: opened.components.iter().map(component_body).collect(),
+        instants: opened.instants.clone(),
+    };
+    let missing = body.missing();
+    let body = serde_json::to_value(body).map_err(|e| PipelineError::Internal(e.to_string()))?;
+    let summary = backup.commit(body).await.map_err(PipelineError::repository)?;
+    reporter.event(Event::Committed {
+        backup: summary.id.to_string(),
+        artifacts: opened.components.iter().map(|c| c.artifacts).sum(),
+        bytes: summary.stats.bytes_read + summary.stats.bytes_adopted,
+        new_bytes: summary.stats.bytes_new,
+        stored_bytes: summary.stats.bytes_stored,
+    });
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(PipelineError::Incomplete {
+            backup: summary.id.to_string(),
+            failed: missing,
+        })
+    }
+}
+
+/// Before anything is opened: contents that could hurt somebody are written for a recipient or not at all.
+fn refuse_without_recipients(pipeline: &Pipeline, loaded: &[load::Loaded]) -> Result<(), PipelineError> {
+    if !keys::recipients(pipeline)?.is_empty() {
+        return Ok(());
+    }
+    match loaded
+        .iter()
+        .find(|l| l.greatest_sensitivity() > essrun_artifact::Sensitivity::Internal)
+    {
+        None => Ok(()),
+        Some(one) => Err(PipelineError::refused(
+            format!(
+                "component {} ({}) takes sensitive data, and {} names no recipients to encrypt it for",
+                one.name(),
+                one.description.system,
+                pipeline.file.display()
+            ),
+            "make an identity on another machine (`essrun keygen identity`) and put its age1… under recipients",
+        )),
+    }
+}
+
+fn component_body(c: &open::Opened) -> ComponentBody {
+    ComponentBody {
+        name: c.loaded.name().to_owned(),
+        system: c.loaded.description.system.clone(),
+        tier: c.loaded.tier(),
+        loss: c.loaded.description.loss.clone(),
+        component_version: c.loaded.description.version.clone(),
+        wasm_sha256: c.loaded.sha256.clone(),
+        failed: c.failed.clone(),
+        taken_at: c.taken_at,
+        facts: c
+            .plan
+            .facts
+            .iter()
+            .map(|(key, value)| Fact {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect(),
+        notes: c.plan.notes.clone(),
+        left_out: c.plan.left_out.clone(),
+        sources: c.sources.clone(),
+        classes: c.loaded.classes.clone(),
+    }
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |h| h.trim().to_owned())
+}

@@ -1,0 +1,121 @@
+//! The shape of pipeline.toml as serde reads it. Unknown keys are refused everywhere; meaning is checked one room up.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct File {
+    pub version: Spanned<u32>,
+    pub name: Spanned<String>,
+    pub repository: Spanned<Repository>,
+    pub run: Option<Run>,
+    #[serde(default)]
+    pub components: BTreeMap<Spanned<String>, Component>,
+    #[serde(default)]
+    pub groups: BTreeMap<Spanned<String>, Group>,
+    pub retention: Option<Spanned<Retention>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Repository {
+    pub url: Spanned<String>,
+    pub recipients: Option<Vec<Spanned<String>>>,
+    pub recipients_file: Option<Spanned<String>>,
+    pub writer_key: Option<Spanned<String>>,
+    pub cache: Option<Spanned<String>>,
+    pub compression_level: Option<Spanned<i32>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Run {
+    pub jobs: Option<Spanned<usize>>,
+    pub host: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Component {
+    #[serde(rename = "use")]
+    pub origin: Spanned<Use>,
+    #[serde(default)]
+    pub databases: BTreeMap<Spanned<String>, Database>,
+    #[serde(default)]
+    pub volumes: BTreeMap<Spanned<String>, Volume>,
+    #[serde(default)]
+    pub settings: BTreeMap<Spanned<String>, toml::Value>,
+    pub limits: Option<essrun_sandbox::Limits>,
+}
+
+pub(super) enum Use {
+    Name(String),
+    File(UseFile),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct UseFile {
+    pub path: String,
+    pub sha256: String,
+}
+
+impl<'de> Deserialize<'de> for Use {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Use;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a built-in component, or { path = \"x.wasm\", sha256 = \"…\" }")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Use, E> {
+                Ok(Use::Name(name.to_owned()))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Use, A::Error> {
+                UseFile::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Use::File)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Database {
+    pub url: Option<String>,
+    pub url_env: Option<String>,
+    pub url_file: Option<String>,
+    pub service: Option<String>,
+    pub sqlite: Option<String>,
+    pub admin_url_env: Option<String>,
+    pub admin_url_file: Option<String>,
+    pub owner: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Volume {
+    pub path: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Group {
+    pub consistent: Vec<Spanned<String>>,
+    pub accept: Option<super::Accept>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Retention {
+    pub keep_last: Option<u32>,
+    pub keep_hourly: Option<u32>,
+    pub keep_daily: Option<u32>,
+    pub keep_weekly: Option<u32>,
+    pub keep_monthly: Option<u32>,
+    pub keep_yearly: Option<u32>,
+    pub keep_within: Option<String>,
+    pub time_zone: Option<String>,
+}

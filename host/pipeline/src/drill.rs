@@ -1,0 +1,264 @@
+//! A drill: the same restore into scratch databases and a scratch folder, verified, then dropped.
+//!
+//! What it promises: nothing live is touched; everything it made is gone afterwards, or, when it was killed, after the
+//! next drill; the result is kept, signed, beside the backup. What it must never do: call a backup good that it did not
+//! restore wholly.
+
+use crate::body::{Finding, Severity};
+use crate::config::Pipeline;
+use crate::error::PipelineError;
+use crate::repo::{DRILL, DrillNote};
+use crate::report::{Event, Reporter};
+use crate::restore::plan::{self, DatabaseTarget, Planned, Purpose};
+use crate::restore::{RestoreOptions, stage};
+use crate::{backup, keys, load, repo, time};
+use essrun_postgres::restore as pg;
+use serde::Serialize;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct DrillOptions {
+    pub backup: String,
+    pub identities: Vec<PathBuf>,
+    pub only: Vec<String>,
+    /// Folder for restored files; without it one below the cache.
+    pub scratch: Option<PathBuf>,
+}
+
+/// How it went.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DrillResult {
+    pub event: &'static str,
+    pub backup: String,
+    pub passed: bool,
+    pub components: Vec<String>,
+    pub findings: Vec<Finding>,
+    /// What could not be removed; the next drill removes it.
+    pub left_behind: Vec<String>,
+    pub seconds: u64,
+    /// Whether the result could be kept beside the backup (it takes the writer key).
+    pub recorded: bool,
+}
+
+pub async fn run(
+    pipeline: &Pipeline,
+    options: DrillOptions,
+    reporter: Arc<dyn Reporter>,
+) -> Result<DrillResult, PipelineError> {
+    let began = std::time::Instant::now();
+    let engine = load::engine(pipeline)?;
+    let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let writer = keys::writer_if_there(pipeline)?;
+    let can_record = writer.is_some();
+    let repository = repo::open(pipeline, writer, keys::identities(&options.identities)?).await?;
+    let backup = Arc::new(
+        repository
+            .read(&options.backup)
+            .await
+            .map_err(PipelineError::repository)?,
+    );
+
+    let base = match options.scratch {
+        Some(dir) => dir,
+        None => backup::open::scratch(pipeline)?,
+    };
+    let folder = Folder::new(&base)?;
+    let restore = RestoreOptions {
+        backup: options.backup,
+        only: options.only.clone(),
+        ..RestoreOptions::default()
+    };
+    let purpose = Purpose::Drill {
+        folder: folder.path.clone(),
+        run: folder.run.clone(),
+    };
+    let planned = plan::all(pipeline, loaded, backup.clone(), &restore, purpose).await?;
+    drop_dead_databases(&planned).await;
+    planned.refuse_if_blocked()?;
+
+    reporter.event(Event::Phase { phase: "restore" });
+    let staged = stage::everything(&planned, &reporter).await?;
+    reporter.event(Event::Phase { phase: "verify" });
+    let verified = stage::verify(&planned, &staged, reporter.as_ref()).await;
+    let mut left_behind = staged.discard().await;
+    if let Err(e) = folder.remove() {
+        left_behind.push(e);
+    }
+    let findings = verified?;
+
+    let (errors, warnings) = repo::tally(&findings);
+    let whole = options.only.is_empty();
+    if can_record && whole {
+        let note = DrillNote {
+            at: time::now(),
+            passed: errors == 0,
+            errors,
+            warnings,
+        };
+        let body = serde_json::to_value(note).map_err(|e| PipelineError::Internal(e.to_string()))?;
+        repository
+            .annotate(&backup.summary().id, DRILL, body)
+            .await
+            .map_err(PipelineError::repository)?;
+    }
+    Ok(DrillResult {
+        event: "drill",
+        backup: planned.id.clone(),
+        passed: errors == 0,
+        components: planned.items.iter().map(|i| i.loaded.name().to_owned()).collect(),
+        findings,
+        left_behind,
+        seconds: began.elapsed().as_secs(),
+        recorded: can_record && whole,
+    })
+}
+
+impl DrillResult {
+    pub fn text(&self) -> String {
+        let (errors, warnings) = repo::tally(&self.findings);
+        let mut t = format!(
+            "drill of backup {}: {} ({} component(s), {} checks, {errors} error(s), {warnings} warning(s), {} s)\n",
+            self.backup,
+            if self.passed { "passed" } else { "FAILED" },
+            self.components.len(),
+            self.findings.len(),
+            self.seconds
+        );
+        for left in &self.left_behind {
+            t.push_str(&format!("left behind: {left}\n"));
+        }
+        if !self.recorded {
+            t.push_str("the result is not kept beside the backup: that takes the writer key, and all components\n");
+        }
+        t
+    }
+
+    pub fn into_error(self) -> Result<(), PipelineError> {
+        if self.passed {
+            return Ok(());
+        }
+        let errors: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+            .map(|f| format!("{} {}: {}", f.component, f.check, f.message))
+            .collect();
+        Err(PipelineError::Findings {
+            what: "drill".into(),
+            errors: errors.len(),
+            findings: errors,
+        })
+    }
+}
+
+/// Drops scratch databases of drills whose maker is gone.
+async fn drop_dead_databases(planned: &Planned) {
+    for item in &planned.items {
+        for target in item.databases.values() {
+            let DatabaseTarget::Postgres { target, options, .. } = target else {
+                continue;
+            };
+            let maintenance = &options.maintenance_database;
+            let found = match pg::list_leftovers(target, maintenance).await {
+                Ok(found) => found,
+                Err(e) => {
+                    tracing::warn!("leftovers of earlier drills cannot be looked for: {e}");
+                    continue;
+                }
+            };
+            for leftover in found.iter().filter(|l| l.purpose == Some(pg::Purpose::Drill)) {
+                match pg::drop_leftover(target, maintenance, leftover).await {
+                    Ok(()) => tracing::info!("dropped {}, left by a drill that was killed", leftover.database),
+                    Err(e) => tracing::warn!("{} is left by a drill that was killed: {e}", leftover.database),
+                }
+            }
+        }
+    }
+}
+
+/// A folder for one drill. A lock file beside it is held for as long as the drill lives, so that the next one knows
+/// which folders are dead.
+struct Folder {
+    path: PathBuf,
+    run: String,
+    lock_path: PathBuf,
+    _lock: File,
+}
+
+const PREFIX: &str = "essrun-drill-";
+
+impl Folder {
+    fn new(base: &Path) -> Result<Folder, PipelineError> {
+        let failed =
+            |e: std::io::Error| PipelineError::source(base.display().to_string(), format!("scratch folder: {e}"));
+        std::fs::create_dir_all(base).map_err(failed)?;
+        drop_dead_folders(base);
+        let run = format!("drill-{}-{}", time::now(), std::process::id());
+        let path = base.join(format!("{PREFIX}{run}"));
+        let lock_path = base.join(format!("{PREFIX}{run}.lock"));
+        let lock = File::create(&lock_path).map_err(failed)?;
+        lock.try_lock()
+            .map_err(|e| PipelineError::source(lock_path.display().to_string(), e))?;
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        Ok(Folder {
+            path,
+            run,
+            lock_path,
+            _lock: lock,
+        })
+    }
+
+    fn remove(self) -> Result<(), String> {
+        std::fs::remove_dir_all(&self.path).map_err(|e| format!("{}: {e}", self.path.display()))?;
+        std::fs::remove_file(&self.lock_path).map_err(|e| format!("{}: {e}", self.lock_path.display()))
+    }
+}
+
+fn drop_dead_folders(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(run) = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lock")) else {
+            continue;
+        };
+        let dead = File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
+        if dead {
+            let folder = base.join(format!("{PREFIX}{run}"));
+            let removed = match std::fs::remove_dir_all(&folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                _ => std::fs::remove_file(entry.path()),
+            };
+            match removed {
+                Ok(()) => tracing::info!("removed {}, left by a drill that was killed", folder.display()),
+                Err(e) => tracing::warn!("{} is left by a drill that was killed: {e}", folder.display()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_dead_drills_go_and_living_ones_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let living = Folder::new(base.path()).unwrap();
+        let dead = base.path().join("essrun-drill-x");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join("file"), "x").unwrap();
+        std::fs::write(base.path().join("essrun-drill-x.lock"), "").unwrap();
+        std::fs::write(base.path().join("unrelated"), "").unwrap();
+        drop_dead_folders(base.path());
+        assert!(!dead.exists());
+        assert!(living.path.exists() && living.lock_path.exists() && base.path().join("unrelated").exists());
+        let (path, lock) = (living.path.clone(), living.lock_path.clone());
+        living.remove().unwrap();
+        assert!(!path.exists() && !lock.exists());
+    }
+}

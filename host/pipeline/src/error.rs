@@ -1,0 +1,110 @@
+//! What can go wrong in a pipeline, for the person in front of it.
+//!
+//! Each error says what failed, where, and what to do. Rooms below have errors of their own; here they get the
+//! name of the component and label they belong to, and their exit code. No error carries a connection string.
+
+use crate::exit::Exit;
+use std::path::PathBuf;
+
+/// A place in pipeline.toml.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At {
+    pub file: PathBuf,
+    /// Counted from 1; 0 when the whole file is meant.
+    pub line: usize,
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.line == 0 {
+            write!(f, "{}", self.file.display())
+        } else {
+            write!(f, "{}:{}", self.file.display(), self.line)
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// pipeline.toml, a key file or an environment variable is wrong.
+    #[error("{at}: {problem}\n  hint: {hint}")]
+    Config { at: At, problem: String, hint: String },
+    /// Forbidden by a precondition or policy.
+    #[error("refused: {problem}\n  hint: {hint}")]
+    Refused { problem: String, hint: String },
+    /// A database or file tree failed.
+    #[error("{what}: {problem}")]
+    Source { what: String, problem: String },
+    /// The repository, its store, or a key.
+    #[error("repository: {problem}")]
+    Repository { problem: String },
+    /// A component failed or asked for what it may not have.
+    #[error("component {component}: {problem}")]
+    Component { component: String, problem: String },
+    /// Verification or check found errors.
+    #[error("{what}: {errors} error(s) found{}", listed(.findings))]
+    Findings {
+        what: String,
+        errors: usize,
+        findings: Vec<String>,
+    },
+    /// A backup was committed without some components.
+    #[error("backup {backup} was committed without: {}", .failed.join("; "))]
+    Incomplete { backup: String, failed: Vec<String> },
+    #[error("interrupted: what was begun is safe to run again")]
+    Interrupted,
+    #[error("internal fault: {0}")]
+    Internal(String),
+}
+
+fn listed(findings: &[String]) -> String {
+    findings.iter().map(|f| format!("\n  - {f}")).collect()
+}
+
+impl PipelineError {
+    pub fn exit(&self) -> Exit {
+        match self {
+            PipelineError::Config { .. } => Exit::Config,
+            PipelineError::Refused { .. } => Exit::Refused,
+            PipelineError::Source { .. } => Exit::Source,
+            PipelineError::Repository { .. } => Exit::Repository,
+            PipelineError::Component { .. } => Exit::Component,
+            PipelineError::Findings { .. } => Exit::Findings,
+            PipelineError::Incomplete { .. } => Exit::Incomplete,
+            PipelineError::Interrupted => Exit::Interrupted,
+            PipelineError::Internal(_) => Exit::Internal,
+        }
+    }
+
+    pub fn refused(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        PipelineError::Refused {
+            problem: problem.into(),
+            hint: hint.into(),
+        }
+    }
+
+    pub fn component(component: &str, problem: impl std::fmt::Display) -> Self {
+        PipelineError::Component {
+            component: component.to_owned(),
+            problem: chain(&problem),
+        }
+    }
+
+    pub fn repository(problem: impl std::fmt::Display) -> Self {
+        PipelineError::Repository {
+            problem: chain(&problem),
+        }
+    }
+
+    pub fn source(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        PipelineError::Source {
+            what: what.into(),
+            problem: chain(&problem),
+        }
+    }
+}
+
+/// Errors of the rooms below print their own causes.
+fn chain(problem: &impl std::fmt::Display) -> String {
+    problem.to_string()
+}

@@ -1,0 +1,140 @@
+//! Instants of a run: which databases are taken together, and the words for what was reached.
+
+use crate::body::Instant;
+use crate::config::{Accept, DatabaseSource, GroupConfig, Pipeline};
+use crate::error::PipelineError;
+use crate::load::Loaded;
+use essrun_postgres::{Connection, Consistency, ConsistencyRequest, FenceTables, Reached, SnapshotGroup, TableName};
+
+/// A planned group: its name, what is accepted, and its databases as (component, label, connection).
+pub struct Planned {
+    pub name: String,
+    pub accept: Accept,
+    pub members: Vec<(String, String, Connection)>,
+    pub fences: Vec<FenceTables>,
+}
+
+/// Every Postgres database a run backs up stands in exactly one group: a configured one, or its component's own.
+pub fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>, PipelineError> {
+    let mut groups = Vec::new();
+    let mut grouped: Vec<&str> = Vec::new();
+    for GroupConfig {
+        name,
+        components,
+        accept,
+        ..
+    } in &pipeline.groups
+    {
+        let members: Vec<&Loaded> = components
+            .iter()
+            .filter_map(|c| loaded.iter().find(|l| l.name() == c))
+            .collect();
+        grouped.extend(members.iter().map(|l| l.name()));
+        groups.push(group(name.clone(), *accept, &members)?);
+    }
+    for one in loaded.iter().filter(|l| !grouped.contains(&l.name())) {
+        groups.push(group(one.name().to_owned(), Accept::Fence, &[one])?);
+    }
+    groups.retain(|g| !g.members.is_empty());
+    Ok(groups)
+}
+
+fn group(name: String, accept: Accept, components: &[&Loaded]) -> Result<Planned, PipelineError> {
+    let mut members = Vec::new();
+    let mut fences = Vec::new();
+    for one in components {
+        for (label, grant) in &one.config.databases {
+            if let DatabaseSource::Postgres(secret) = &grant.source
+                && one.owns(label)
+            {
+                let connection = connection(secret)?;
+                members.push((one.name().to_owned(), label.clone(), connection));
+                if let Some(fence) = one.description.fences.iter().find(|f| &f.database == label) {
+                    let tables = fence
+                        .tables
+                        .iter()
+                        .map(|t| table_name(one.name(), t))
+                        .collect::<Result<_, _>>()?;
+                    fences.push(FenceTables {
+                        label: format!("{}/{label}", one.name()),
+                        tables,
+                    });
+                }
+            }
+        }
+    }
+    Ok(Planned {
+        name,
+        accept,
+        members,
+        fences,
+    })
+}
+
+fn table_name(component: &str, text: &str) -> Result<TableName, PipelineError> {
+    let (schema, name) = text.split_once('.').ok_or_else(|| {
+        PipelineError::component(component, format!("its fence names table {text:?} without a schema"))
+    })?;
+    Ok(TableName {
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// The connection a secret stands for.
+pub fn connection(secret: &crate::config::Secret) -> Result<Connection, PipelineError> {
+    let text = secret.fetch()?;
+    Connection::parse(&text).map_err(|e| PipelineError::Config {
+        at: secret.at().clone(),
+        problem: format!("{}: {e}", secret.origin()),
+        hint: "write postgresql://user@host:port/database, or keyword=value words as for psql".into(),
+    })
+}
+
+/// Takes the snapshots of a group.
+pub async fn open(planned: &Planned) -> Result<SnapshotGroup, PipelineError> {
+    let request = ConsistencyRequest {
+        fence: if planned.accept == Accept::Instant {
+            Vec::new()
+        } else {
+            planned.fences.clone()
+        },
+        allow_ordered: planned.accept == Accept::Ordered,
+        ..ConsistencyRequest::default()
+    };
+    let databases = planned
+        .members
+        .iter()
+        .map(|(component, label, c)| (format!("{component}/{label}"), c.clone()))
+        .collect();
+    SnapshotGroup::open(databases, &request)
+        .await
+        .map_err(|e| PipelineError::source(format!("instant {}", planned.name), e))
+}
+
+/// The manifest's record of a group.
+pub fn record(planned: &Planned, reached: &Reached) -> Result<Instant, PipelineError> {
+    Ok(Instant {
+        group: planned.name.clone(),
+        databases: planned
+            .members
+            .iter()
+            .map(|(component, label, _)| format!("{component}/{label}"))
+            .collect(),
+        reached: serde_json::to_value(reached).map_err(|e| PipelineError::Internal(e.to_string()))?,
+    })
+}
+
+/// What a group reached, in words.
+pub fn in_words(instant: &Instant) -> String {
+    match serde_json::from_value::<Reached>(instant.reached.clone()) {
+        Ok(reached) if reached.how == Consistency::Single => {
+            format!("{}: one snapshot", instant.databases.join(", "))
+        }
+        Ok(reached) => format!("{}: {}", instant.databases.join(", "), reached.in_words()),
+        Err(_) => format!(
+            "{}: recorded in a form this essrun does not know",
+            instant.databases.join(", ")
+        ),
+    }
+}

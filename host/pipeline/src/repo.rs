@@ -1,0 +1,383 @@
+//! The repository of a pipeline: opened, listed, shown, checked.
+
+use crate::body::{BackupBody, Finding, Severity};
+use crate::config::Pipeline;
+use crate::error::PipelineError;
+use crate::keys;
+use crate::time::utc;
+use essrun_artifact::{ArtifactRecord, BackupReader};
+use essrun_repository::{
+    Access, BackupSummary, CheckMode, CheckReport, Identity, OpenBackup, Options, Repository, WriterKey,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The annotation that carries a drill's result.
+pub const DRILL: &str = "drill";
+
+/// Creates the repository.
+pub async fn init(pipeline: &Pipeline) -> Result<(), PipelineError> {
+    let writer = keys::writer(pipeline)?;
+    let recipients = keys::recipients(pipeline)?;
+    let store = essrun_store::open(&pipeline.repository.url).map_err(PipelineError::repository)?;
+    Repository::init(store, &writer, &recipients)
+        .await
+        .map_err(PipelineError::repository)
+}
+
+/// Opens it with the keys at hand.
+pub async fn open(
+    pipeline: &Pipeline,
+    writer: Option<WriterKey>,
+    identities: Vec<Identity>,
+) -> Result<Repository, PipelineError> {
+    let store = essrun_store::open(&pipeline.repository.url).map_err(PipelineError::repository)?;
+    let access = Access {
+        writer,
+        identities,
+        recipients: keys::recipients(pipeline)?,
+        cache_dir: pipeline.repository.cache.clone(),
+        options: Options {
+            compression_level: pipeline.repository.compression_level,
+            ..Options::default()
+        },
+    };
+    Repository::open(store, access).await.map_err(PipelineError::repository)
+}
+
+/// Opens it for reading, with whatever keys there are.
+pub async fn open_to_read(pipeline: &Pipeline, identity_files: &[PathBuf]) -> Result<Repository, PipelineError> {
+    let identities = keys::identities(identity_files)?;
+    let writer = keys::writer_if_there(pipeline)?;
+    open(pipeline, writer, identities).await
+}
+
+/// What the pipeline stored with a backup.
+pub fn body(summary: &BackupSummary) -> Result<BackupBody, PipelineError> {
+    let Some(body) = &summary.body else {
+        return Err(PipelineError::Repository {
+            problem: format!(
+                "backup {}: no key here opens its manifest; run where the writer key is, or give --identity",
+                summary.id
+            ),
+        });
+    };
+    serde_json::from_value(body.clone()).map_err(|e| PipelineError::Repository {
+        problem: format!(
+            "backup {}: its manifest does not read as one of essrun's: {e}",
+            summary.id
+        ),
+    })
+}
+
+/// One line of a list.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Listed {
+    pub id: String,
+    pub taken_at: i64,
+    pub bytes: u64,
+    pub stored_bytes: u64,
+    /// Absent components, with reasons.
+    pub missing: Vec<String>,
+    pub components: Vec<String>,
+    pub drill: Option<DrillNote>,
+}
+
+/// What is kept of a drill.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DrillNote {
+    /// Seconds since 1970-01-01 UTC.
+    pub at: i64,
+    pub passed: bool,
+    pub errors: usize,
+    pub warnings: usize,
+}
+
+/// All backups, oldest first.
+pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
+    let repository = open_to_read(pipeline, &[]).await?;
+    let mut listed = Vec::new();
+    for summary in repository.backups().await.map_err(PipelineError::repository)? {
+        let body = if summary.body.is_some() {
+            Some(body(&summary)?)
+        } else {
+            None
+        };
+        listed.push(Listed {
+            id: summary.id.to_string(),
+            taken_at: body.as_ref().map_or(summary.created_at, |b| b.started_at),
+            bytes: summary.stats.bytes_read + summary.stats.bytes_adopted,
+            stored_bytes: summary.stats.bytes_stored,
+            missing: body.as_ref().map(BackupBody::missing).unwrap_or_default(),
+            components: body
+                .as_ref()
+                .map(|b| {
+                    b.components
+                        .iter()
+                        .filter(|c| c.failed.is_none())
+                        .map(|c| c.name.clone())
+                        .collect()
+                })
+                .unwrap_or_default(),
+            drill: last_drill(&repository, &summary).await?,
+        });
+    }
+    Ok(listed)
+}
+
+async fn last_drill(repository: &Repository, summary: &BackupSummary) -> Result<Option<DrillNote>, PipelineError> {
+    let notes = repository
+        .annotations(&summary.id)
+        .await
+        .map_err(PipelineError::repository)?;
+    let last = notes.iter().rev().find(|a| a.kind == DRILL);
+    last.map(|a| {
+        serde_json::from_value(a.body.clone()).map_err(|e| PipelineError::Repository {
+            problem: format!("backup {}: the note of its drill does not read: {e}", summary.id),
+        })
+    })
+    .transpose()
+}
+
+/// Everything one backup says about itself.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Shown {
+    pub id: String,
+    pub summary: BackupSummary,
+    pub body: BackupBody,
+    pub artifacts: Vec<ShownArtifact>,
+    pub drill: Option<DrillNote>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ShownArtifact {
+    pub name: String,
+    pub kind: String,
+    pub sensitivity: essrun_artifact::Sensitivity,
+    pub bytes: u64,
+    pub items: Option<u64>,
+}
+
+/// Rows of a table, entries of a volume: makers keep it under one of these names.
+pub fn items(record: &ArtifactRecord) -> Option<u64> {
+    ["rows", "entries"]
+        .iter()
+        .find_map(|key| record.meta.get(key).and_then(serde_json::Value::as_u64))
+}
+
+/// Length of the plain bytes an artifact stands for: a volume's content is only its listing.
+pub fn size(record: &ArtifactRecord) -> u64 {
+    match record.meta.get("bytes").and_then(serde_json::Value::as_u64) {
+        Some(bytes) if record.kind == essrun_volume::KIND => bytes,
+        _ => record.content.bytes,
+    }
+}
+
+pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Result<Shown, PipelineError> {
+    let repository = open_to_read(pipeline, identity).await?;
+    let backup: OpenBackup = repository.read(wanted).await.map_err(PipelineError::repository)?;
+    let summary = backup.summary().clone();
+    Ok(Shown {
+        id: summary.id.to_string(),
+        body: body(&summary)?,
+        drill: last_drill(&repository, &summary).await?,
+        artifacts: backup
+            .artifacts()
+            .iter()
+            .map(|a| ShownArtifact {
+                name: a.name.to_string(),
+                kind: a.kind.clone(),
+                sensitivity: a.sensitivity,
+                bytes: size(a),
+                items: items(a),
+            })
+            .collect(),
+        summary,
+    })
+}
+
+impl Shown {
+    /// In words.
+    pub fn text(&self, artifacts: bool) -> String {
+        use std::fmt::Write;
+        let mut t = String::new();
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            t,
+            "backup {}  of pipeline {:?} on {}",
+            self.id, self.body.pipeline, self.body.host
+        );
+        let _ = writeln!(
+            t,
+            "taken {} UTC, committed {} UTC, by essrun {}",
+            utc(self.body.started_at),
+            utc(self.body.finished_at),
+            self.body.essrun
+        );
+        match &self.drill {
+            None => t.push_str("never restored in a drill: it is not yet known to be good\n"),
+            Some(d) if d.passed => {
+                let _ = writeln!(
+                    t,
+                    "restored in a drill {} UTC: passed, {} warning(s)",
+                    utc(d.at),
+                    d.warnings
+                );
+            }
+            Some(d) => {
+                let _ = writeln!(
+                    t,
+                    "restored in a drill {} UTC: FAILED with {} error(s)",
+                    utc(d.at),
+                    d.errors
+                );
+            }
+        }
+        for instant in &self.body.instants {
+            let _ = writeln!(t, "instant {}: {}", instant.group, crate::instant::in_words(instant));
+        }
+        for c in &self.body.components {
+            let _ = writeln!(t, "\n{} ({} {}, {})", c.name, c.system, c.component_version, c.tier);
+            if let Some(why) = &c.failed {
+                let _ = writeln!(t, "  NOT IN THIS BACKUP: {why}");
+            }
+            for (label, source) in &c.sources {
+                let _ = writeln!(t, "  {label}: from {source}");
+            }
+            for l in &c.left_out {
+                let _ = writeln!(t, "  left out of {}: {} ({})", l.label, l.what, l.why);
+            }
+            for n in &c.notes {
+                let _ = writeln!(t, "  {}: {}", n.severity, n.text);
+            }
+            let (rows, other): (Vec<_>, Vec<_>) = c.facts.iter().partition(|f| f.key.contains('/'));
+            for f in other {
+                let _ = writeln!(t, "  {} = {}", f.key, f.value);
+            }
+            if !rows.is_empty() {
+                let _ = writeln!(t, "  and {} counts and positions (--json shows them)", rows.len());
+            }
+            let own: Vec<_> = self
+                .artifacts
+                .iter()
+                .filter(|a| a.name.split('/').next() == Some(&c.name))
+                .collect();
+            let bytes: u64 = own.iter().map(|a| a.bytes).sum();
+            let _ = writeln!(t, "  {} artifacts, {bytes} bytes", own.len());
+            if artifacts {
+                for a in own {
+                    let items = a.items.map(|i| format!("{i} items")).unwrap_or_default();
+                    let _ = writeln!(t, "    {:<60} {:<15} {:>14} bytes {items}", a.name, a.kind, a.bytes);
+                }
+            }
+        }
+        t
+    }
+}
+
+/// `K/N`, 1 ≤ K ≤ N.
+pub fn parse_subset(text: &str) -> Result<(u32, u32), PipelineError> {
+    text.split_once('/')
+        .and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)))
+        .filter(|(k, n)| (1..=*n).contains(k))
+        .ok_or_else(|| {
+            PipelineError::refused(
+                format!("{text:?} is not a part of the repository"),
+                "write K/N with 1 ≤ K ≤ N, as 1/7",
+            )
+        })
+}
+
+/// What a check found.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Checked {
+    /// How deep it looked: `public`, `writer` or `full`.
+    pub depth: &'static str,
+    pub good: bool,
+    #[serde(flatten)]
+    pub report: CheckReport,
+}
+
+/// Checks the repository as deeply as the keys allow.
+pub async fn check(
+    pipeline: &Pipeline,
+    identity_files: &[PathBuf],
+    subset: Option<(u32, u32)>,
+) -> Result<Checked, PipelineError> {
+    let identities = keys::identities(identity_files)?;
+    let writer = keys::writer_if_there(pipeline)?;
+    let (mode, depth) = if !identities.is_empty() {
+        let (part, of) = subset.unwrap_or((1, 1));
+        (CheckMode::Full { part, of }, "full")
+    } else if writer.is_some() {
+        (CheckMode::Writer, "writer")
+    } else {
+        (CheckMode::Public, "public")
+    };
+    let repository = open(pipeline, writer, identities).await?;
+    let report = repository.check(mode).await.map_err(PipelineError::repository)?;
+    Ok(Checked {
+        depth,
+        good: report.is_good(),
+        report,
+    })
+}
+
+impl Checked {
+    pub fn text(&self) -> String {
+        use std::fmt::Write;
+        let r = &self.report;
+        let mut t = String::new();
+        for f in &r.findings {
+            let affects: Vec<_> = f.affects.iter().map(ToString::to_string).collect();
+            let _ = write!(t, "{:?}: {}: {}", f.kind, f.object, f.detail);
+            if !affects.is_empty() {
+                let _ = write!(t, " (needed by {})", affects.join(", "));
+            }
+            t.push('\n');
+        }
+        let depth = match self.depth {
+            "full" => "everything read back",
+            "writer" => "objects, indexes and manifests; give --identity to read all contents back",
+            _ => "objects against the signed lists; a writer key or --identity looks deeper",
+        };
+        let _ = writeln!(
+            t,
+            "{} backups, {} objects, {} bytes read, {} chunks verified ({depth}): {}",
+            r.backups,
+            r.objects,
+            r.bytes_read,
+            r.chunks_verified,
+            if self.good { "good" } else { "NOT GOOD" }
+        );
+        t
+    }
+
+    pub fn into_error(self) -> Result<(), PipelineError> {
+        if self.good {
+            return Ok(());
+        }
+        let findings: Vec<_> = self
+            .report
+            .findings
+            .iter()
+            .map(|f| format!("{}: {}", f.object, f.detail))
+            .collect();
+        Err(PipelineError::Findings {
+            what: "check".into(),
+            errors: findings.len(),
+            findings,
+        })
+    }
+}
+
+/// Counts of a set of findings.
+pub fn tally(findings: &[Finding]) -> (usize, usize) {
+    let count = |s| findings.iter().filter(|f| f.severity == s).count();
+    (count(Severity::Error), count(Severity::Warning))
+}

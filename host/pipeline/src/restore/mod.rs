@@ -1,0 +1,156 @@
+//! A restore: plan, stage, verify, swap.
+//!
+//! What it promises: the plan that is shown is the plan that is carried out; every precondition is checked before the
+//! first step; everything is restored beside what is live, and only when all of it was verified is anything swapped; what
+//! was live is kept under a dated name. What it must never do: write to a live database or tree, restore over existing
+//! tables, swap a part of what failed verification.
+
+pub(crate) mod plan;
+pub(crate) mod stage;
+mod swap;
+
+use crate::config::Pipeline;
+use crate::error::PipelineError;
+use crate::report::{Event, Reporter};
+use crate::{load, repo};
+use plan::Planned;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// Id of a backup, the beginning of one, or `latest`.
+    pub backup: String,
+    pub identities: Vec<PathBuf>,
+    /// Only these components; empty: all.
+    pub only: Vec<String>,
+    /// Replace what is there; it is kept under a dated name.
+    pub replace: bool,
+    /// End other sessions of a database that is replaced.
+    pub disconnect: bool,
+    /// `component/label` → another database name or path.
+    pub targets: BTreeMap<String, String>,
+    /// Keep what was staged when verification fails.
+    pub keep_failed: bool,
+}
+
+/// `COMPONENT/LABEL=TARGET`.
+pub fn parse_target(text: &str) -> Result<(String, String), PipelineError> {
+    match text.split_once('=') {
+        Some((what, target)) if what.split('/').count() == 2 && !target.is_empty() => {
+            Ok((what.to_owned(), target.to_owned()))
+        }
+        _ => Err(PipelineError::refused(
+            format!("--to {text:?} names no target"),
+            "write --to COMPONENT/LABEL=TARGET, as --to synapse/main=synapse_copy or --to synapse/media=/srv/media",
+        )),
+    }
+}
+
+/// A restore that was planned and checked, and changed nothing yet.
+pub struct Prepared {
+    planned: Planned,
+    options: RestoreOptions,
+    reporter: Arc<dyn Reporter>,
+}
+
+/// Plans a restore and checks every precondition.
+pub async fn prepare(
+    pipeline: &Pipeline,
+    options: RestoreOptions,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Prepared, PipelineError> {
+    let engine = load::engine(pipeline)?;
+    let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let repository = repo::open_to_read(pipeline, &options.identities).await?;
+    let backup = Arc::new(
+        repository
+            .read(&options.backup)
+            .await
+            .map_err(PipelineError::repository)?,
+    );
+    let planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
+    Ok(Prepared {
+        planned,
+        options,
+        reporter,
+    })
+}
+
+impl Prepared {
+    /// For `--json`.
+    pub fn summary(&self) -> impl serde::Serialize {
+        self.planned.summary()
+    }
+
+    /// In words.
+    pub fn text(&self) -> String {
+        self.planned.text()
+    }
+
+    pub fn question(&self) -> String {
+        let count = self.planned.items.len();
+        let replaced = if self.options.replace {
+            "; what is live is replaced and kept under a dated name"
+        } else {
+            ""
+        };
+        format!("Restore {count} component(s) of backup {}{replaced}?", self.planned.id)
+    }
+
+    /// Fails when a precondition forbids the restore.
+    pub fn refuse_if_blocked(&self) -> Result<(), PipelineError> {
+        self.planned.refuse_if_blocked()
+    }
+
+    /// Carries the plan out.
+    pub async fn execute(self) -> Result<(), PipelineError> {
+        self.refuse_if_blocked()?;
+        let reporter = self.reporter;
+        reporter.event(Event::Phase { phase: "restore" });
+        let staged = stage::everything(&self.planned, &reporter).await?;
+        reporter.event(Event::Phase { phase: "verify" });
+        let findings = match stage::verify(&self.planned, &staged, reporter.as_ref()).await {
+            Ok(findings) => findings,
+            Err(e) => {
+                staged.drop_or_keep(self.options.keep_failed).await;
+                return Err(e);
+            }
+        };
+        let (errors, _) = repo::tally(&findings);
+        if errors > 0 {
+            let listed = findings
+                .iter()
+                .filter(|f| f.severity == crate::body::Severity::Error)
+                .map(|f| {
+                    format!("{} {}: {} {}", f.component, f.check, f.message, f.remedy)
+                        .trim_end()
+                        .to_owned()
+                })
+                .collect();
+            staged.drop_or_keep(self.options.keep_failed).await;
+            return Err(PipelineError::Findings {
+                what: "verification of what was restored; nothing was put in service".into(),
+                errors,
+                findings: listed,
+            });
+        }
+        reporter.event(Event::Phase { phase: "swap" });
+        swap::everything(&self.planned, staged, &self.options, reporter.as_ref()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_strictly() {
+        assert_eq!(parse_target("a/b=c=d").unwrap(), ("a/b".into(), "c=d".into()));
+        for bad in ["a/b", "a=b", "a/b=", "a/b/c=d", ""] {
+            assert!(parse_target(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Restores beside what is live, and lets each component verify what it sees there.
+
+use super::plan::{DatabaseTarget, Item, Planned, Step, finding};
+use crate::body::{Finding, Severity};
+use crate::error::PipelineError;
+use crate::report::{Event, Reporter};
+use crate::world::{Database, Granted};
+use essrun_artifact::{BackupReader, Progress};
+use essrun_postgres::{Inspector, restore as pg};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything that was restored and is not yet in service, by component and label.
+#[derive(Default)]
+pub struct Staged {
+    pub postgres: BTreeMap<(String, String), pg::Restored>,
+    pub sqlite: BTreeMap<(String, String), essrun_sqlite::Staged>,
+    pub volumes: BTreeMap<(String, String), essrun_volume::Staged>,
+}
+
+impl Staged {
+    /// Removes everything staged, or says where it is.
+    pub async fn drop_or_keep(self, keep: bool) {
+        if keep {
+            for ((component, label), r) in &self.postgres {
+                tracing::warn!("{component}/{label}: kept as database {}", r.scratch());
+            }
+            for ((component, label), s) in &self.volumes {
+                tracing::warn!("{component}/{label}: kept in {}", s.root().display());
+            }
+            // An SQLite file removes itself when dropped: leak the guard, keep the file.
+            for ((component, label), s) in self.sqlite {
+                tracing::warn!("{component}/{label}: kept in {}", s.path().display());
+                std::mem::forget(s);
+            }
+            return;
+        }
+        for problem in self.discard().await {
+            tracing::warn!("{problem}; the next drill or restore removes it");
+        }
+    }
+
+    /// Removes everything staged; answers what could not be removed.
+    pub async fn discard(self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for ((component, label), r) in self.postgres {
+            let scratch = r.scratch().to_owned();
+            if let Err(e) = r.drop_scratch().await {
+                problems.push(format!("{component}/{label}: database {scratch} is left behind: {e}"));
+            }
+        }
+        for ((component, label), s) in self.sqlite {
+            if let Err(e) = s.discard().await {
+                problems.push(format!("{component}/{label}: a staged file is left behind: {e}"));
+            }
+        }
+        for ((component, label), s) in self.volumes {
+            let root = s.root().display().to_string();
+            if let Err(e) = s.discard().await {
+                problems.push(format!("{component}/{label}: {root} is left behind: {e}"));
+            }
+        }
+        problems
+    }
+}
+
+/// Stages all components. The first failure removes everything staged and ends it.
+pub async fn everything(planned: &Planned, reporter: &Arc<dyn Reporter>) -> Result<Staged, PipelineError> {
+    let reader: Arc<dyn BackupReader> = planned.backup.clone();
+    let mut staged = Staged::default();
+    for item in &planned.items {
+        if let Err(e) = one(item, &reader, &mut staged, reporter).await {
+            staged.drop_or_keep(false).await;
+            return Err(e);
+        }
+    }
+    Ok(staged)
+}
+
+async fn one(
+    item: &Item,
+    reader: &Arc<dyn BackupReader>,
+    staged: &mut Staged,
+    reporter: &Arc<dyn Reporter>,
+) -> Result<(), PipelineError> {
+    let component = item.loaded.name().to_owned();
+    let progress: Arc<dyn Progress> = reporter.clone();
+    let mut steps = item.steps.iter().peekable();
+    while let Some(step) = steps.next() {
+        match step {
+            Step::Volume(label) => {
+                let Some(target) = item.volumes.get(label) else {
+                    return Err(unplanned(&component, label));
+                };
+                let tree = essrun_volume::restore::execute(
+                    reader.clone(),
+                    &target.record,
+                    &target.path,
+                    target.options,
+                    progress.clone(),
+                )
+                .await
+                .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                staged.volumes.insert((component.clone(), label.clone()), tree);
+            }
+            Step::Database(label) => match item.databases.get(label) {
+                Some(DatabaseTarget::Postgres { target, options, plan }) => {
+                    let restored = pg::execute(reader.clone(), plan, target, options, progress.clone())
+                        .await
+                        .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                    staged.postgres.insert((component.clone(), label.clone()), restored);
+                }
+                Some(DatabaseTarget::Sqlite { record, path, replace }) => {
+                    let options = essrun_sqlite::RestoreOptions {
+                        replace: *replace,
+                        ..essrun_sqlite::RestoreOptions::default()
+                    };
+                    let file = essrun_sqlite::restore(reader.clone(), record, path, options, progress.clone())
+                        .await
+                        .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                    staged.sqlite.insert((component.clone(), label.clone()), file);
+                }
+                None => return Err(unplanned(&component, label)),
+            },
+            Step::RunSql { label, sql, .. } => {
+                let mut statements = vec![sql.clone()];
+                while let Some(Step::RunSql { label: next, sql, .. }) = steps.peek()
+                    && next == label
+                {
+                    statements.push(sql.clone());
+                    steps.next();
+                }
+                let key = (component.clone(), label.clone());
+                let what = format!("{component}/{label}: SQL of the plan");
+                if let Some(restored) = staged.postgres.get(&key) {
+                    restored
+                        .run_sql(&statements)
+                        .await
+                        .map_err(|e| PipelineError::source(what, e))?;
+                } else if let Some(file) = staged.sqlite.get(&key) {
+                    file.run_sql(&statements)
+                        .await
+                        .map_err(|e| PipelineError::source(what, e))?;
+                } else {
+                    return Err(unplanned(&component, label));
+                }
+            }
+            Step::SetOwner {
+                label, path, uid, gid, ..
+            } => {
+                let Some(tree) = staged.volumes.get(&(component.clone(), label.clone())) else {
+                    return Err(unplanned(&component, label));
+                };
+                tree.set_owner(path, *uid, *gid)
+                    .await
+                    .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unplanned(component: &str, label: &str) -> PipelineError {
+    PipelineError::Internal(format!("{component}/{label} was to be restored without a target"))
+}
+
+/// Lets every component look at what was restored. All findings are told; errors among them are for the caller.
+pub async fn verify(
+    planned: &Planned,
+    staged: &Staged,
+    reporter: &dyn Reporter,
+) -> Result<Vec<Finding>, PipelineError> {
+    let mut findings = Vec::new();
+    for item in &planned.items {
+        let component = item.loaded.name();
+        let world = restored_world(planned, item, staged).await?;
+        let found = item
+            .loaded
+            .component
+            .verify(Arc::new(world), &item.view, &item.loaded.config.limits)
+            .await
+            .map_err(|e| PipelineError::component(component, e))?;
+        let mut found: Vec<Finding> = found.into_iter().map(|f| finding(component, f)).collect();
+        for (key, tree) in staged.volumes.iter().filter(|(key, _)| key.0 == component) {
+            found.extend(tree.findings().iter().map(|f| Finding {
+                component: component.to_owned(),
+                check: f.check.to_owned(),
+                severity: if f.fatal { Severity::Error } else { Severity::Warning },
+                message: format!("{}: {}", key.1, f.message),
+                remedy: f.remedy.clone(),
+            }));
+        }
+        for (key, file) in staged.sqlite.iter().filter(|(key, _)| key.0 == component) {
+            found.extend(file.warnings().iter().map(|w| Finding {
+                component: component.to_owned(),
+                check: "sqlite-restore".to_owned(),
+                severity: Severity::Warning,
+                message: format!("{}: {w}", key.1),
+                remedy: String::new(),
+            }));
+        }
+        for f in &found {
+            reporter.event(Event::Finding { finding: f.clone() });
+        }
+        findings.extend(found);
+    }
+    Ok(findings)
+}
+
+/// What one component sees in verify: what was restored of its own, and of its peers where they were restored too.
+async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Result<Granted, PipelineError> {
+    let component = item.loaded.name();
+    let mut world = Granted::new(component, &item.loaded.config.settings);
+    for ((owner, label), restored) in &staged.postgres {
+        if owner == component {
+            world
+                .databases
+                .insert(label.clone(), Database::Postgres(restored.inspector()));
+        }
+    }
+    for ((owner, label), file) in &staged.sqlite {
+        if owner == component {
+            let sqlite = file
+                .open()
+                .await
+                .map_err(|e| PipelineError::source(format!("{owner}/{label}"), e))?;
+            world.databases.insert(label.clone(), Database::Sqlite(sqlite));
+        }
+    }
+    for ((owner, label), tree) in &staged.volumes {
+        if owner == component {
+            let volume = tree
+                .volume()
+                .map_err(|e| PipelineError::source(format!("{owner}/{label}"), e))?;
+            world.volumes.insert(label.clone(), Arc::new(volume));
+        }
+    }
+    for (label, connection) in &item.peers {
+        let restored = planned.items.iter().find_map(|other| {
+            other.databases.keys().find_map(|other_label| {
+                let live = live_connection(other, other_label)?;
+                if &live != connection {
+                    return None;
+                }
+                staged
+                    .postgres
+                    .get(&(other.loaded.name().to_owned(), other_label.clone()))
+            })
+        });
+        let inspector = match restored {
+            Some(restored) => restored.inspector(),
+            None => {
+                let live = Inspector::new(connection.clone());
+                if let Err(e) = live.info().await {
+                    tracing::info!("{component}/{label} is not there now: {e}");
+                    continue;
+                }
+                live
+            }
+        };
+        world.databases.insert(label.clone(), Database::Postgres(inspector));
+    }
+    Ok(world)
+}
+
+fn live_connection(item: &Item, label: &str) -> Option<essrun_postgres::Connection> {
+    match &item.loaded.config.databases.get(label)?.source {
+        crate::config::DatabaseSource::Postgres(secret) => crate::instant::connection(secret).ok(),
+        crate::config::DatabaseSource::Sqlite(_) => None,
+    }
+}

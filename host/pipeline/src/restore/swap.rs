@@ -1,0 +1,96 @@
+//! Puts what was verified in service: volumes first, databases after, so that no row points at a file not yet there.
+
+use super::RestoreOptions;
+use super::plan::{DatabaseTarget, Planned};
+use super::stage::Staged;
+use crate::error::PipelineError;
+use crate::report::{Event, Reporter};
+use essrun_postgres::restore as pg;
+
+/// Swaps all. The first failure stops it and names what is in service already; nothing is taken back, since both states
+/// are whole and the old one is kept.
+pub async fn everything(
+    planned: &Planned,
+    staged: Staged,
+    options: &RestoreOptions,
+    reporter: &dyn Reporter,
+) -> Result<(), PipelineError> {
+    let mut done: Vec<String> = Vec::new();
+    let mut rest = staged;
+    let result = swap(planned, &mut rest, options, reporter, &mut done).await;
+    if let Err(e) = result {
+        rest.drop_or_keep(options.keep_failed).await;
+        let state = if done.is_empty() {
+            "nothing was put in service".to_owned()
+        } else {
+            format!("in service already: {}; the rest is as it was before", done.join(", "))
+        };
+        return Err(match e {
+            PipelineError::Source { what, problem } => PipelineError::Source {
+                what,
+                problem: format!("{problem}\n  {state}"),
+            },
+            other => other,
+        });
+    }
+    Ok(())
+}
+
+async fn swap(
+    planned: &Planned,
+    staged: &mut Staged,
+    options: &RestoreOptions,
+    reporter: &dyn Reporter,
+    done: &mut Vec<String>,
+) -> Result<(), PipelineError> {
+    let mut told = |component: &str, label: &str, kept: Option<String>| {
+        reporter.event(Event::Swapped {
+            component: component.to_owned(),
+            label: label.to_owned(),
+            kept,
+        });
+        done.push(format!("{component}/{label}"));
+    };
+    for item in &planned.items {
+        let component = item.loaded.name();
+        for label in item.volumes.keys() {
+            if let Some(tree) = staged.volumes.remove(&(component.to_owned(), label.clone())) {
+                let swapped = tree
+                    .swap()
+                    .await
+                    .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                told(component, label, swapped.kept.map(|p| p.display().to_string()));
+            }
+        }
+    }
+    for item in &planned.items {
+        let component = item.loaded.name();
+        for (label, target) in &item.databases {
+            let key = (component.to_owned(), label.clone());
+            let what = || format!("{component}/{label}");
+            match target {
+                DatabaseTarget::Postgres { target, .. } => {
+                    if let Some(restored) = staged.postgres.get(&key) {
+                        let how = pg::SwapOptions {
+                            replace: options.replace,
+                            terminate: options.disconnect,
+                        };
+                        let swapped = pg::swap(target, restored, &how)
+                            .await
+                            .map_err(|e| PipelineError::source(what(), e))?;
+                        // In service: no more to be dropped when something later fails.
+                        staged.postgres.remove(&key);
+                        told(component, label, swapped.old_kept_as);
+                    }
+                }
+                DatabaseTarget::Sqlite { .. } => {
+                    if let Some(file) = staged.sqlite.remove(&key) {
+                        let swapped = file.swap().await.map_err(|e| PipelineError::source(what(), e))?;
+                        told(component, label, swapped.kept.map(|p| p.display().to_string()));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

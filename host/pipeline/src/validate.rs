@@ -1,0 +1,166 @@
+//! Would a backup work? Opens everything a run opens, asks every component for its plan, takes nothing.
+
+use crate::backup::{open, plan};
+use crate::body::Severity;
+use crate::config::Pipeline;
+use crate::error::PipelineError;
+use crate::report::Reporter;
+use crate::{keys, load, repo};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Validated {
+    pub what: String,
+    pub severity: Severity,
+    pub message: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Validation {
+    pub event: &'static str,
+    pub good: bool,
+    pub checks: Vec<Validated>,
+}
+
+pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Validation, PipelineError> {
+    let mut v = Validation {
+        event: "validation",
+        good: true,
+        checks: Vec::new(),
+    };
+    v.ok(
+        "pipeline",
+        format!(
+            "{}: {} component(s)",
+            pipeline.file.display(),
+            pipeline.components.len()
+        ),
+    );
+    keys_and_store(pipeline, &mut v).await;
+    let engine = load::engine(pipeline)?;
+    // A component that cannot be loaded is a fault of the pipeline file; its error says which line.
+    let loaded = load::all(pipeline, &[], &engine, reporter.as_ref()).await?;
+    for one in &loaded {
+        let origin = if one.third_party { "plugin" } else { "built in" };
+        v.ok(
+            one.name(),
+            format!("{} {} ({origin})", one.description.system, one.description.version),
+        );
+        for need in one.description.needs.iter().filter(|n| !n.required) {
+            let granted =
+                one.config.databases.contains_key(&need.label) || one.config.volumes.contains_key(&need.label);
+            if !granted {
+                v.add(
+                    one.name(),
+                    Severity::Info,
+                    format!("not granted, optional: {}: {}", need.label, need.purpose),
+                );
+            }
+        }
+    }
+    let mut sources = open::sources(pipeline, loaded, reporter.as_ref()).await?;
+    for instant in &sources.instants {
+        v.ok(&instant.group, crate::instant::in_words(instant));
+    }
+    for one in &mut sources.components {
+        let name = one.loaded.name().to_owned();
+        if one.failed.is_none()
+            && let Err(e) = plan::ask(one, &sources.groups, pipeline.run.jobs).await
+        {
+            one.fail(&e, reporter.as_ref());
+        }
+        match &one.failed {
+            Some(why) => v.add(&name, Severity::Error, why.clone()),
+            None => {
+                v.ok(&name, format!("its plan has {} step(s)", one.plan.words().len()));
+                for n in one.plan.notes.iter().filter(|n| n.severity > Severity::Info) {
+                    v.add(&name, Severity::Warning, n.text.clone());
+                }
+            }
+        }
+    }
+    Ok(v)
+}
+
+async fn keys_and_store(pipeline: &Pipeline, v: &mut Validation) {
+    match keys::recipients(pipeline) {
+        Ok(r) if r.is_empty() => v.add(
+            "recipients",
+            Severity::Error,
+            "none: nothing sensitive can be backed up".into(),
+        ),
+        Ok(r) if r.len() == 1 => v.add(
+            "recipients",
+            Severity::Warning,
+            "only one: if its identity is lost, so are all backups; add a second that is kept elsewhere".into(),
+        ),
+        Ok(r) => v.ok("recipients", format!("{}", r.len())),
+        Err(e) => v.add("recipients", Severity::Error, e.to_string()),
+    }
+    let writer = match keys::writer(pipeline) {
+        Ok(writer) => {
+            v.ok("writer-key", writer.id().to_string());
+            writer
+        }
+        Err(e) => return v.add("writer-key", Severity::Error, e.to_string()),
+    };
+    match repo::open(pipeline, Some(writer), Vec::new()).await {
+        Err(e) => v.add("repository", Severity::Error, e.to_string()),
+        Ok(repository) => match repository.backups().await {
+            Ok(backups) => v.ok(
+                "repository",
+                format!("{} ({} backups)", pipeline.repository.url, backups.len()),
+            ),
+            Err(e) => v.add("repository", Severity::Error, e.to_string()),
+        },
+    }
+}
+
+impl Validation {
+    fn ok(&mut self, what: &str, message: String) {
+        self.add(what, Severity::Info, message);
+    }
+
+    fn add(&mut self, what: &str, severity: Severity, message: String) {
+        self.good &= severity != Severity::Error;
+        self.checks.push(Validated {
+            what: what.to_owned(),
+            severity,
+            message,
+        });
+    }
+
+    pub fn text(&self) -> String {
+        let mut t = String::new();
+        for c in &self.checks {
+            t.push_str(&format!("{:<8} {:<14} {}\n", c.severity, c.what, c.message));
+        }
+        t.push_str(if self.good {
+            "good: a backup would run\n"
+        } else {
+            "NOT GOOD: mend what is marked ERROR\n"
+        });
+        t
+    }
+
+    pub fn into_error(self) -> Result<(), PipelineError> {
+        if self.good {
+            return Ok(());
+        }
+        let errors: Vec<_> = self
+            .checks
+            .into_iter()
+            .filter(|c| c.severity == Severity::Error)
+            .map(|c| format!("{}: {}", c.what, c.message))
+            .collect();
+        Err(PipelineError::Findings {
+            what: "validate".into(),
+            errors: errors.len(),
+            findings: errors,
+        })
+    }
+}
