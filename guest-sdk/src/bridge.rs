@@ -37,14 +37,27 @@ pub fn description(system: &str, version: &str, loss: &str) -> Description {
 }
 
 /// Says what is missing when no configuration is granted.
+///
+/// With it granted, it is archived whole.
 pub fn config_or_warning(plan: BackupPlan) -> Result<BackupPlan, Error> {
     Ok(match volume::granted("config")? {
-        true => plan,
+        true => plan.archive(crate::ArchiveVolume::all("config")),
         false => plan.warn(
             "no `config` is granted: the registration with its tokens and the bridge's own secrets are not in this \
              backup; without them the database is of little use. Grant the bridge's directory as `config`",
         ),
     })
+}
+
+/// The database of whatever engine, with recorded row counts of the tables named, and the configuration.
+pub fn plan_backup(dump: crate::DumpDatabase, counted: &[&str]) -> Result<BackupPlan, Error> {
+    let plan = match db::info("main")?.engine {
+        db::Engine::Postgres => BackupPlan::new().dump(dump),
+        db::Engine::Sqlite => BackupPlan::new().copy_sqlite(crate::CopySqlite {
+            database: "main".into(),
+        }),
+    };
+    config_or_warning(plan.rows("main", counted)?)
 }
 
 /// Files, then the database, then what to do.
@@ -80,6 +93,82 @@ pub fn registration(findings: &mut Findings, backup: &BackupView, pattern: &str)
         true => check(name).warn(
             format!("no file matching {pattern:?} has as_token and hs_token"),
             "set registration-file, or put the registration back; its tokens must be those in Synapse's copy",
+        ),
+    });
+    Ok(())
+}
+
+/// The settings every bridge understands.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// Where the registration is in `config`.
+    pub registration_file: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            registration_file: "*registration*.yaml".into(),
+        }
+    }
+}
+
+/// Whether a value at a path of keys is set in any YAML file of `config`.
+pub fn configured(path: &[&str]) -> Result<Option<String>, Error> {
+    if !volume::granted("config")? {
+        return Ok(None);
+    }
+    for file in volume::find("config", "*.y*ml")? {
+        let Ok(text) = volume::read_text("config", &file, FILE_BYTES) else {
+            continue; // too large or no text: no configuration file of a bridge
+        };
+        if let Some(value) = yaml_scalar(&text, path).filter(|v| !v.is_empty()) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// mautrix bridges with encryption: their crypto_account cannot be read without `encryption.pickle_key`.
+pub fn pickle_key(findings: &mut Findings) -> Result<(), Error> {
+    let tables = db::tables("main")?;
+    let Some(account) = tables.iter().find(|t| t.name == "crypto_account") else {
+        return Ok(());
+    };
+    let check = check("mautrix-pickle-key");
+    if db::count_only("main", db::info("main")?.engine, account)? == 0 {
+        findings.push(check.pass("the bridge has no encryption account"));
+    } else if configured(&["encryption", "pickle_key"])?.is_some()
+        || configured(&["bridge", "encryption", "pickle_key"])?.is_some()
+    {
+        findings.push(check.pass("encryption.pickle_key is in the configuration"));
+    } else {
+        findings.push(check.warn(
+            "the bridge has an encryption account, and no encryption.pickle_key was found in `config`",
+            "put the old pickle_key back (an old configuration may rely on the default, `mautrix.bridge.e2ee`): without it \
+             the account cannot be read and the bridge does not start",
+        ));
+    }
+    Ok(())
+}
+
+/// mautrix bridges refuse a database whose owner is another program.
+pub fn database_owner(findings: &mut Findings, owner: &str) -> Result<(), Error> {
+    let tables = db::tables("main")?;
+    let Some(table) = tables
+        .iter()
+        .find(|t| t.name == "database_owner" && t.has_column("owner"))
+    else {
+        return Ok(());
+    };
+    let found: Option<String> = db::scalar("main", &format!("SELECT owner FROM {}", table.sql_name()), &[])?;
+    let check = check("mautrix-database-owner");
+    findings.push(match found.as_deref() {
+        Some(found) if found == owner => check.pass(format!("the database belongs to {owner}")),
+        other => check.fail(
+            format!("database_owner is {other:?} instead of {owner:?}: the bridge refuses this database"),
+            "this is another program's database, or database_owner was not restored; restore again into a fresh one",
         ),
     });
     Ok(())

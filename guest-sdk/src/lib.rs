@@ -45,6 +45,7 @@ extern crate self as essrun_guest;
 pub use wit_bindgen;
 
 mod backup_view;
+pub mod bot;
 pub mod bridge;
 mod component;
 pub mod config;

@@ -218,7 +218,7 @@ impl Survey {
                         self.different
                             .add(format!("{}: {} bytes, expected {expected}", row.path, entry.size_bytes));
                     } else if let (Some(every), Some(sha256)) = (digest_every, row.sha256)
-                        && self.rows % every == 0
+                        && self.rows.is_multiple_of(every)
                     {
                         chosen.push((row.path, sha256));
                     }

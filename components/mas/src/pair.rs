@@ -1,0 +1,231 @@
+//! MAS and Synapse beside each other: users and devices that only one of them knows.
+//!
+//! Both sides are read in order and merged, so that memory stays small whatever their number. Differences are warnings:
+//! a few are normal on a live pair, and only a person can say which side is right. What matters is what the next device
+//! sync would delete, so that is counted.
+
+use essrun_guest::{db::Rows, prelude::*};
+use std::cmp::Ordering;
+
+/// How the pair differs.
+#[derive(Default)]
+struct Differences {
+    users: Side,
+    devices: Side,
+}
+
+/// What only one of the two has.
+#[derive(Default)]
+struct Side {
+    both: u64,
+    only_mas: Some5,
+    only_synapse: Some5,
+}
+
+/// How many, and the first few.
+#[derive(Default)]
+struct Some5 {
+    count: u64,
+    first: Vec<String>,
+}
+
+impl Some5 {
+    fn add(&mut self, key: &Key) {
+        self.count += 1;
+        if self.first.len() < 5 {
+            self.first.push(if key.1.is_empty() {
+                key.0.clone()
+            } else {
+                format!("{} {}", key.0, key.1)
+            });
+        }
+    }
+
+    fn said(&self) -> String {
+        let more = if self.count > self.first.len() as u64 {
+            ", …"
+        } else {
+            ""
+        };
+        format!("{} ({}{more})", self.count, self.first.join(", "))
+    }
+}
+
+type Key = (String, String);
+
+const MAS_USERS: &str = "SELECT username, '' AS nothing FROM public.users WHERE deactivated_at IS NULL \
+     ORDER BY username COLLATE \"C\"";
+/// Users Synapse made for bridges, guests and deactivated ones are none of MAS's business.
+const SYNAPSE_USERS: &str = "SELECT split_part(substr(name, 2), ':', 1) AS localpart, '' AS nothing FROM public.users \
+     WHERE appservice_id IS NULL AND is_guest = 0 AND deactivated = 0 ORDER BY localpart COLLATE \"C\"";
+/// A dehydrated device is never deleted by a sync.
+const SYNAPSE_DEVICES: &str = "SELECT split_part(substr(d.user_id, 2), ':', 1) AS localpart, d.device_id \
+     FROM public.devices d JOIN public.users u ON u.name = d.user_id \
+     WHERE NOT d.hidden AND u.appservice_id IS NULL AND u.is_guest = 0 AND u.deactivated = 0 \
+     AND NOT EXISTS (SELECT 1 FROM public.dehydrated_devices x WHERE x.user_id = d.user_id AND x.device_id = d.device_id) \
+     ORDER BY localpart COLLATE \"C\", d.device_id COLLATE \"C\"";
+
+/// Devices of active sessions. In OAuth sessions the device is one of the scopes.
+fn mas_devices() -> Result<String, Error> {
+    let tables = db::tables("main")?;
+    let device = "CASE WHEN s.scope LIKE 'urn:matrix:client:device:%' \
+         THEN substr(s.scope, length('urn:matrix:client:device:') + 1) \
+         WHEN s.scope LIKE 'urn:matrix:org.matrix.msc2967.client:device:%' \
+         THEN substr(s.scope, length('urn:matrix:org.matrix.msc2967.client:device:') + 1) END";
+    let mut sessions = vec![
+        "SELECT c.user_id, c.device_id FROM public.compat_sessions c WHERE c.finished_at IS NULL".to_owned(),
+        format!(
+            "SELECT s.user_id, {device} FROM (SELECT user_id, unnest(scope_list) AS scope FROM public.oauth2_sessions \
+             WHERE finished_at IS NULL AND user_id IS NOT NULL) s"
+        ),
+    ];
+    let personal = tables.iter().find(|t| t.full_name() == "public.personal_sessions");
+    if personal.is_some_and(|t| {
+        ["actor_user_id", "scope_list", "revoked_at"]
+            .iter()
+            .all(|c| t.has_column(c))
+    }) {
+        sessions.push(format!(
+            "SELECT s.actor_user_id, {device} FROM (SELECT actor_user_id, unnest(scope_list) AS scope \
+             FROM public.personal_sessions WHERE revoked_at IS NULL) s"
+        ));
+    }
+    Ok(format!(
+        "SELECT u.username, x.device_id FROM ({}) x (user_id, device_id) JOIN public.users u ON u.user_id = x.user_id \
+         WHERE x.device_id IS NOT NULL AND u.deactivated_at IS NULL GROUP BY u.username, x.device_id \
+         ORDER BY u.username COLLATE \"C\", x.device_id COLLATE \"C\"",
+        sessions.join(" UNION ")
+    ))
+}
+
+/// Facts of the pair as it was, where Synapse's database is granted.
+pub fn record(plan: BackupPlan) -> Result<BackupPlan, Error> {
+    let Some(d) = compare()? else {
+        return Ok(plan.note("no `synapse` is granted, so users and devices are not compared with Synapse's"));
+    };
+    let plan = plan
+        .fact("pair/users-only-in-mas", d.users.only_mas.count)
+        .fact("pair/users-only-in-synapse", d.users.only_synapse.count)
+        .fact("pair/devices-only-in-mas", d.devices.only_mas.count)
+        .fact("pair/devices-only-in-synapse", d.devices.only_synapse.count);
+    Ok(match d.devices.only_synapse.count {
+        0 => plan,
+        _ => plan.warn(format!(
+            "Synapse has devices no session of MAS knows, now already: {}; the next device sync of these users deletes them",
+            d.devices.only_synapse.said()
+        )),
+    })
+}
+
+/// The restored pair agrees.
+pub fn verify(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
+    let Some(d) = compare()? else {
+        findings.push(check("mas-synapse-pair").warn(
+            "no `synapse` is granted, so users and devices were not compared with Synapse's",
+            "grant Synapse's database to this component as the peer `synapse`",
+        ));
+        return Ok(());
+    };
+    let before = |fact: &str| match backup.fact(fact) {
+        Some(n) => format!("; it was {n} when the backup was taken"),
+        None => String::new(),
+    };
+    let mut say = |name: &str, only: &Some5, fact: &str, what: &str, remedy: &str| {
+        findings.push(match only.count {
+            0 => check(name).pass(format!("no {what}")),
+            _ => check(name).warn(format!("{what}: {}{}", only.said(), before(fact)), remedy),
+        });
+    };
+    say(
+        "mas-synapse-users-missing-in-synapse",
+        &d.users.only_mas,
+        "pair/users-only-in-mas",
+        "users MAS has and Synapse has not",
+        "run `mas-cli manage provision-all-users` before clients return; until then they get server errors",
+    );
+    say(
+        "mas-synapse-users-missing-in-mas",
+        &d.users.only_synapse,
+        "pair/users-only-in-synapse",
+        "users Synapse has and MAS has not",
+        "they cannot log in and their names cannot be registered: restore a MAS backup of the same instant, or make them \
+         with `mas-cli manage register-user`",
+    );
+    say(
+        "mas-synapse-devices-to-be-deleted",
+        &d.devices.only_synapse,
+        "pair/devices-only-in-synapse",
+        "devices the next device sync would delete in Synapse, with their keys and undelivered messages",
+        "restore a MAS backup of the same instant; or hold back the queues sync-devices and provision-user and have these \
+         users log out only when they have saved their keys",
+    );
+    say(
+        "mas-synapse-devices-missing-in-synapse",
+        &d.devices.only_mas,
+        "pair/devices-only-in-mas",
+        "devices of active sessions that Synapse does not have",
+        "their clients get 401 and log themselves out; `mas-cli manage provision-all-users` makes the devices again, but \
+         without their encryption keys",
+    );
+    findings.push(check("mas-synapse-pair").pass(format!(
+        "{} users and {} devices are on both sides",
+        d.users.both, d.devices.both
+    )));
+    Ok(())
+}
+
+fn compare() -> Result<Option<Differences>, Error> {
+    if db::granted("synapse")?.is_none() {
+        return Ok(None);
+    }
+    db::tables_of(
+        "synapse",
+        "Synapse",
+        &["public.users", "public.devices", "public.dehydrated_devices"],
+    )?;
+    Ok(Some(Differences {
+        users: merge(
+            db::query("main", MAS_USERS, &[])?,
+            db::query("synapse", SYNAPSE_USERS, &[])?,
+        )?,
+        devices: merge(
+            db::query("main", &mas_devices()?, &[])?,
+            db::query("synapse", SYNAPSE_DEVICES, &[])?,
+        )?,
+    }))
+}
+
+/// Two ordered lists side by side.
+fn merge(mut mas: Rows, mut synapse: Rows) -> Result<Side, Error> {
+    fn step(rows: &mut Rows, before: Option<&Key>) -> Result<Option<Key>, Error> {
+        let Some(row) = rows.next() else { return Ok(None) };
+        let row = row?;
+        let key = (row.get::<String>(0)?, row.get::<String>(1)?);
+        match before {
+            // Out of order the merge would report nonsense.
+            Some(before) if *before > key => Err(Error::Inspect("rows came back out of order".into())),
+            _ => Ok(Some(key)),
+        }
+    }
+    let mut side = Side::default();
+    let (mut a, mut b) = (step(&mut mas, None)?, step(&mut synapse, None)?);
+    loop {
+        let order = match (&a, &b) {
+            (None, None) => return Ok(side),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(x), Some(y)) => x.cmp(y),
+        };
+        match (&a, &b, order) {
+            (Some(x), _, Ordering::Less) => side.only_mas.add(x),
+            (_, Some(y), Ordering::Greater) => side.only_synapse.add(y),
+            _ => side.both += 1,
+        }
+        if order != Ordering::Greater {
+            a = step(&mut mas, a.as_ref())?;
+        }
+        if order != Ordering::Less {
+            b = step(&mut synapse, b.as_ref())?;
+        }
+    }
+}
