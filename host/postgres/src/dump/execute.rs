@@ -1,6 +1,6 @@
 //! Carries a dump plan out.
 
-use super::plan::{DumpPlan, PlannedTable};
+use super::plan::{DumpPlan, PlannedTable, locked_by_other};
 use super::report::{DatabaseFacts, DumpReport, TableMeta, TablePart, TableReport};
 use super::{Classify, KIND_DDL, KIND_FACTS, KIND_LARGE_OBJECTS, KIND_SEQUENCES, KIND_TABLE, copy, ddl, facts};
 use crate::connection::Session;
@@ -204,11 +204,7 @@ async fn lock(snapshot: &Snapshot, plan: &DumpPlan) -> Result<()> {
             .run("lock the tables for reading", &lock)
             .await
             .map_err(|e| match e.code() {
-                Some("55P03") => Error::refused(
-                    format!("database {}", plan.database),
-                    "a table is locked by somebody else, probably a migration",
-                    "wait for it to finish and run again",
-                ),
+                Some("55P03") => locked_by_other(&plan.database),
                 Some("42P01") => Error::refused(
                     format!("database {}", plan.database),
                     "a table of the plan is gone",

@@ -214,10 +214,20 @@ pub async fn plan(snapshot: &Snapshot, request: &DumpRequest) -> Result<DumpPlan
     let session = snapshot.worker().await?;
     let jobs = request.jobs.clamp(1, 64);
     let database = snapshot.connection().database().to_owned();
+    let lock_timeout_ms = u64::try_from(request.lock_timeout.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
+    // Even asking for a table's size waits for whoever alters it.
+    session
+        .run("lock timeout", &format!("SET LOCAL lock_timeout = {lock_timeout_ms}"))
+        .await?;
     let rows = session
         .query(&RELATIONS.replace("SAFE", SAFE_IN_BINARY).replace("WIDE", WIDE), &[])
         .await
-        .map_err(|e| session.error("list of tables", &e))?;
+        .map_err(|e| match e.code().map(|c| c.code()) {
+            Some("55P03") => locked_by_other(&database),
+            _ => session.error("list of tables", &e),
+        })?;
     let mut out = DumpPlan {
         database,
         server_version_number: snapshot.version(),
@@ -234,7 +244,8 @@ pub async fn plan(snapshot: &Snapshot, request: &DumpRequest) -> Result<DumpPlan
     let mut used_rules = vec![false; request.leave_out_data.len()];
     let mut used_filters = vec![false; request.row_filters.len()];
     let total: i64 = rows.iter().map(|r| r.get::<_, Option<i64>>(5).unwrap_or(0)).sum();
-    let share = (u64::try_from(total).unwrap_or(0) / jobs as u64).max(request.split_over_bytes);
+    // Half a worker's share at most, so that no worker is left alone at the end with more than that.
+    let share = (u64::try_from(total).unwrap_or(0) / (2 * jobs as u64)).max(request.split_over_bytes);
     for row in &rows {
         let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         let size_bytes = u64::try_from(row.get::<_, Option<i64>>(5).unwrap_or(0)).unwrap_or(0);
@@ -350,6 +361,15 @@ pub async fn plan(snapshot: &Snapshot, request: &DumpRequest) -> Result<DumpPlan
     }
     out.large_objects = count_large_objects(&session).await?;
     Ok(out)
+}
+
+/// Whoever alters a table has the right of way.
+pub(super) fn locked_by_other(database: &str) -> Error {
+    Error::refused(
+        format!("database {database}"),
+        "a table is locked by somebody else, probably a migration",
+        "wait for it to finish and run again",
+    )
 }
 
 /// Cuts blocks into about equal runs; the last has no end, since a live table grows.

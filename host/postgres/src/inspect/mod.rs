@@ -48,7 +48,7 @@ impl Inspector {
     /// A session in a read-only transaction at the instant looked at.
     pub(crate) async fn session(&self) -> Result<Session> {
         let session = Session::open(&self.connection).await?;
-        let mut begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned();
+        let mut begin = "SET lock_timeout = '10s'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned();
         if let Some(id) = &self.snapshot {
             begin.push_str("; SET TRANSACTION SNAPSHOT ");
             begin.push_str(&quote_literal(id));

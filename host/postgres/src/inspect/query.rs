@@ -238,7 +238,7 @@ async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], p
     let (schemas, names): (Vec<String>, Vec<String>) = found.into_iter().unzip();
     let found = session
         .query(
-            "SELECT DISTINCT p.proname::text FROM pg_catalog.unnest($1::text[], $2::text[]) AS f(s, n) \
+            "SELECT DISTINCT p.proname::text FROM unnest($1::text[], $2::text[]) AS f(s, n) \
              JOIN pg_catalog.pg_proc p ON p.proname = f.n::name \
              JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = f.s::name \
              WHERE p.provolatile = 'v' AND NOT (n.nspname = 'pg_catalog' AND p.proname = ANY ($3::text[])) \
