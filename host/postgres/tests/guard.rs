@@ -11,7 +11,8 @@ use std::time::Duration;
 const TABLES: &str =
     "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'v' || g FROM generate_series(1, 2500) g;
   CREATE SEQUENCE s; CREATE TABLE empty (x int); CREATE VIEW w AS SELECT * FROM t;
-  CREATE FUNCTION evil() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1';
+  CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN 1; END';
+  CREATE FUNCTION sly() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT pg_sleep(100)::text';
   CREATE FUNCTION fine(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT x + 1';
   CREATE VIEW hidden_evil AS SELECT public.evil() AS e; CREATE EXTENSION dblink; CREATE ROLE weak LOGIN;
   GRANT SELECT ON ALL TABLES IN SCHEMA public TO weak; SELECT lo_from_bytea(5, 'x'); ANALYZE";
@@ -79,6 +80,7 @@ async fn hostile_queries_are_refused() {
         "SELECT 'a\n' || pg_sleep(1)::text",
         "SELECT 'it''s\n''' || pg_sleep(1)::text",
         "SELECT public.evil()",
+        "SELECT public.sly()",
         "SELECT * FROM public.hidden_evil",
         "SELECT v FROM public.t WHERE public.evil() > 0",
         "SELECT v FROM public.t ORDER BY public.evil()",
