@@ -6,8 +6,9 @@ use crate::core::Core;
 use crate::envelope::Header;
 use crate::keys::{Recipients, StanzaKind, WriterId};
 use crate::manifest::{self, Manifest};
-use crate::names::{self, IndexName, PackName};
+use crate::names::{self, Hash, IndexName, PackName};
 use crate::read::{OpenBackup, RefReader};
+use crate::forget::{self, Tombstones};
 use crate::{BackupId, CheckMode, CheckReport, Finding, FindingKind, RepositoryError, read, sync};
 use bytes::Bytes;
 use essrun_artifact::BackupReader;
@@ -56,13 +57,16 @@ pub(crate) async fn check(core: Arc<Core>, mode: CheckMode) -> Result<CheckRepor
         needed: BTreeMap::new(),
         bad: HashSet::new(),
     };
-    let manifests = check.manifests().await?;
-    check.chain(&manifests)?;
+    let tombstones = check.tombstones().await?;
+    let mut manifests = check.manifests().await?;
+    check.chain(&manifests, &tombstones)?;
+    manifests.retain(|m| !forget::is_forgotten(&tombstones, m));
+    check.report.backups = manifests.len() as u64;
     check.lists(&manifests).await;
     check.objects(of).await?;
     if mode != CheckMode::Public {
-        let opened = check.open_manifests(&manifests).await;
-        check.indexes(opened).await?;
+        check.open_manifests(&manifests).await;
+        check.indexes().await?;
     }
     if let Some((part, of)) = of {
         check.contents(part, of).await?;
@@ -95,29 +99,48 @@ impl Check {
                 Err(e) => self.found(object, FindingKind::Forged, why(&e)),
             }
         }
-        self.report.backups = good.len() as u64;
         Ok(good)
     }
 
-    /// Each writer's chain: every manifest follows the one before, none is missing, and the end is what we remember.
-    fn chain(&mut self, manifests: &[Manifest]) -> Result<(), RepositoryError> {
-        let mut chains: BTreeMap<WriterId, BTreeMap<u64, &Manifest>> = BTreeMap::new();
-        for manifest in manifests {
-            chains.entry(manifest.writer.clone()).or_default().insert(manifest.claim.sequence, manifest);
+    async fn tombstones(&mut self) -> Result<Tombstones, RepositoryError> {
+        let (good, bad) = forget::read_all(&self.core).await?;
+        for (object, e) in bad {
+            self.found(object, FindingKind::Forged, why(&e));
+        }
+        Ok(good)
+    }
+
+    /// Each writer's chain: every manifest, or the tombstone in its stead, follows the one before, none is missing, and
+    /// the end is what we remember.
+    fn chain(&mut self, manifests: &[Manifest], tombstones: &Tombstones) -> Result<(), RepositoryError> {
+        // Of each place: the manifest's hash, the one it follows, and the object that says so.
+        let mut chains: BTreeMap<WriterId, BTreeMap<u64, (Hash, String, ObjectName)>> = BTreeMap::new();
+        for ((writer, sequence), t) in tombstones {
+            let link = (t.manifest, t.claim.previous.clone(), names::tombstone(writer, *sequence)?);
+            chains.entry(writer.clone()).or_default().insert(*sequence, link);
+        }
+        for m in manifests {
+            let link = (m.hash, m.claim.previous.clone(), m.object.clone());
+            let place = chains.entry(m.writer.clone()).or_default();
+            if let Some((stood_for, _, object)) = place.insert(m.claim.sequence, link)
+                && stood_for != m.hash
+            {
+                self.found(object, FindingKind::Forged, "it stands for another manifest than the one in its place");
+            }
         }
         for (writer, chain) in &chains {
-            let mut before: Option<(u64, [u8; 32])> = None;
-            for (sequence, manifest) in chain {
+            let mut before: Option<(u64, Hash)> = None;
+            for (sequence, (hash, previous, object)) in chain {
                 let expected = before.map_or(1, |(s, _)| s + 1);
                 if *sequence != expected {
                     let detail = format!("backups {expected} to {} of writer {writer} are gone", sequence - 1);
                     self.found(names::manifest(writer, expected)?, FindingKind::ChainBroken, detail);
-                } else if let Some((_, hash)) = before
-                    && names::parse_hash(&manifest.claim.previous) != Some(hash)
+                } else if let Some((_, before)) = before
+                    && names::parse_hash(previous) != Some(before)
                 {
-                    self.found(&manifest.object, FindingKind::ChainBroken, "it does not follow the manifest before it");
+                    self.found(object, FindingKind::ChainBroken, "it does not follow the manifest before it");
                 }
-                before = Some((*sequence, manifest.hash));
+                before = Some((*sequence, *hash));
             }
         }
         let mut writers: BTreeSet<WriterId> = chains.keys().cloned().collect();
@@ -130,11 +153,12 @@ impl Check {
             let object = names::manifest(&writer, head.sequence)?;
             let last = chain.and_then(|c| c.last_key_value()).map_or(0, |(s, _)| *s);
             match chain.and_then(|c| c.get(&head.sequence)) {
-                Some(manifest) if manifest.hash != head.hash => {
+                Some((hash, ..)) if *hash != head.hash => {
                     self.found(object, FindingKind::Forged, "it is not the manifest this host wrote or saw");
                 }
                 None if last < head.sequence => {
-                    let detail = format!("this host saw backup {} of writer {writer}, and the newest is {last}", head.sequence);
+                    let seen = head.sequence;
+                    let detail = format!("this host saw backup {seen} of writer {writer}, and the newest is {last}");
                     self.found(object, FindingKind::RolledBack, detail);
                 }
                 _ => {}
@@ -229,23 +253,20 @@ impl Check {
         Ok(())
     }
 
-    /// The sealed parts of manifests; gives those that opened.
-    async fn open_manifests(&mut self, manifests: &[Manifest]) -> bool {
-        let mut all = true;
+    /// The sealed parts of manifests.
+    async fn open_manifests(&mut self, manifests: &[Manifest]) {
         for manifest in manifests {
             if let Err(e) = manifest.open(&self.core) {
-                all = false;
                 // Another writer's manifests are sealed to the recipients and to that writer only.
                 if self.core.reads_contents || !matches!(e, RepositoryError::Key { .. }) {
                     self.found(&manifest.object, FindingKind::Undecodable, why(&e));
                 }
             }
         }
-        all
     }
 
     /// Every index: opens, is signed, and fits its pack's header, recipients included.
-    async fn indexes(&mut self, _all_manifests_opened: bool) -> Result<(), RepositoryError> {
+    async fn indexes(&mut self) -> Result<(), RepositoryError> {
         let own = self.core.writer.as_ref().map(|w| w.id());
         let names: Vec<IndexName> = self.needed.keys().filter_map(|n| IndexName::parse(n)).collect();
         let packs: BTreeMap<[u8; 32], PackName> =
@@ -305,7 +326,8 @@ impl Check {
         let mut seen: HashSet<essrun_artifact::ChunkId> = HashSet::new();
         for (object, manifest) in manifest::read_all(&self.core).await? {
             let Ok(manifest) = manifest else { continue };
-            if self.bad.contains(object.as_str()) {
+            let forgotten = !self.needed.contains_key(&manifest.claim.list);
+            if forgotten || self.bad.contains(object.as_str()) {
                 continue;
             }
             let backup = match OpenBackup::open(self.core.clone(), manifest).await {

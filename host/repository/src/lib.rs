@@ -19,12 +19,15 @@ mod core;
 mod cutter;
 mod envelope;
 mod error;
+mod forget;
 mod index_object;
 pub mod keys;
 mod manifest;
 mod names;
+mod prune;
 mod read;
 mod repository;
+pub mod retention;
 mod signed;
 mod sync;
 mod types;
@@ -32,6 +35,7 @@ mod write;
 
 pub use error::RepositoryError;
 pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
+pub use prune::{PrunePlan, PruneReport};
 pub use read::OpenBackup;
 pub use repository::Repository;
 pub use types::{

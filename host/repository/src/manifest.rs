@@ -185,26 +185,40 @@ pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, Rep
     };
     let known = remembered(core, writer)?.unwrap_or(origin);
     let stored = places(core).await?.remove(writer).and_then(|mut chain| chain.pop_last());
-    let Some((sequence, name)) = stored else {
-        if known.sequence > 0 {
-            tracing::warn!(remembered = known.sequence, "this writer's backups are gone from the repository");
+    let manifest = match stored {
+        None => None,
+        Some((_, name)) => {
+            let bytes = core.store.get(&name).await?;
+            Some((Manifest::read(core, &name, &bytes)?, name))
         }
-        return Ok(known);
     };
-    if sequence < known.sequence {
-        tracing::warn!(remembered = known.sequence, found = sequence, "the repository is older than this host saw it");
+    // A forgotten backup's place is taken for ever, also when its manifest is gone.
+    let (tombstones, _) = crate::forget::read_all(core).await?;
+    let buried = tombstones.iter().rev().find(|((w, _), _)| w == writer).map(|((_, sequence), t)| Head {
+        sequence: *sequence,
+        hash: t.manifest,
+    });
+    let stored = manifest.map(|(m, name)| (Head { sequence: m.claim.sequence, hash: m.hash }, name));
+    let (found, name) = match (stored, buried) {
+        (Some((head, _)), Some(buried)) if buried.sequence > head.sequence => (buried, String::from("a tombstone")),
+        (Some((head, name)), _) => (head, name.to_string()),
+        (None, Some(buried)) => (buried, String::from("a tombstone")),
+        (None, None) => {
+            if known.sequence > 0 {
+                tracing::warn!(remembered = known.sequence, "this writer's backups are gone from the repository");
+            }
+            return Ok(known);
+        }
+    };
+    if found.sequence < known.sequence {
+        tracing::warn!(remembered = known.sequence, found = found.sequence, "the repository is older than this host saw it");
         return Ok(known);
     }
-    let bytes = core.store.get(&name).await?;
-    let manifest = Manifest::read(core, &name, &bytes)?;
-    if sequence == known.sequence && manifest.hash != known.hash {
+    if found.sequence == known.sequence && found.hash != known.hash {
         return Err(RepositoryError::History {
             why: format!("{name} is not the manifest that this host wrote or saw"),
             hint: "somebody replaced it with another one signed with the same writer key; treat the key as stolen".into(),
         });
     }
-    Ok(Head {
-        sequence,
-        hash: manifest.hash,
-    })
+    Ok(found)
 }

@@ -185,6 +185,16 @@ pub(crate) fn lease(backup: &BackupId, number: u64) -> Result<ObjectName, Reposi
     made(format!("leases/{backup}.{number:06}.lease"))
 }
 
+pub(crate) fn prune(unix_seconds: i64) -> Result<ObjectName, RepositoryError> {
+    let nonce = hex::encode(rand::random::<[u8; 4]>());
+    made(format!("prunes/{unix_seconds:012}-{nonce}.prune"))
+}
+
+/// An object that is written, looked at and deleted, to learn the store's time.
+pub(crate) fn probe() -> Result<ObjectName, RepositoryError> {
+    made(format!("leases/probe-{}.lease", hex::encode(rand::random::<[u8; 8]>())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

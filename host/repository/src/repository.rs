@@ -6,10 +6,12 @@ use crate::manifest::{self, Manifest};
 use crate::read::OpenBackup;
 use crate::write::Backup;
 use crate::{
-    Access, Annotation, BackupId, BackupStart, BackupSummary, CheckMode, CheckReport, RepositoryError, annotation, check,
+    Access, Annotation, BackupId, BackupStart, BackupSummary, CheckMode, CheckReport, PrunePlan, PruneReport,
+    RepositoryError, annotation, check, forget, prune,
 };
 use essrun_store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An open repository. Clones share it.
 #[derive(Clone, Debug)]
@@ -72,11 +74,16 @@ impl Repository {
         Ok(all)
     }
 
-    /// Trusted manifests, oldest first.
+    /// Trusted manifests that are not forgotten, oldest first.
     async fn manifests(&self) -> Result<Vec<Manifest>, RepositoryError> {
         let mut all = Vec::new();
+        let (tombstones, odd) = forget::read_all(&self.core).await?;
+        for (object, e) in odd {
+            tracing::warn!(%object, error = %e, "a tombstone counts for nothing");
+        }
         for (_, manifest) in manifest::read_all(&self.core).await? {
             match manifest {
+                Ok(manifest) if forget::is_forgotten(&tombstones, &manifest) => {}
                 Ok(manifest) => all.push(manifest),
                 Err(e) => tracing::warn!(error = %e, "a manifest is left out"),
             }
@@ -134,5 +141,22 @@ impl Repository {
     /// The annotations of a backup, oldest first, those with a good signature only.
     pub async fn annotations(&self, backup: &BackupId) -> Result<Vec<Annotation>, RepositoryError> {
         annotation::read(&self.core, &self.find(backup.as_str()).await?).await
+    }
+
+    /// Forgets a backup: sets its tombstone. What only it needs goes with a later [`Repository::prune`].
+    pub async fn forget(&self, backup: &BackupId, reason: &str) -> Result<(), RepositoryError> {
+        forget::set(&self.core, &self.find(backup.as_str()).await?, reason).await
+    }
+
+    /// What a prune would do; changes nothing but a probe of the store's clock.
+    ///
+    /// `grace` is how long what nothing needs stays marked before it is deleted; longer than any backup runs.
+    pub async fn plan_prune(&self, grace: Duration) -> Result<PrunePlan, RepositoryError> {
+        prune::plan(&self.core, grace).await
+    }
+
+    /// Carries a plan out, as far as it still holds.
+    pub async fn prune(&self, plan: &PrunePlan) -> Result<PruneReport, RepositoryError> {
+        prune::carry_out(&self.core, plan).await
     }
 }

@@ -29,8 +29,10 @@ pub(crate) enum Kind {
     Config,
     Writer,
     Manifest,
+    Tombstone,
     Annotation,
     Lease,
+    Prune,
     Index,
 }
 
@@ -40,6 +42,8 @@ impl Kind {
             Kind::Config => "essrun repository 1",
             Kind::Writer => "essrun writer 1",
             Kind::Manifest => "essrun manifest 1",
+            Kind::Tombstone => "essrun tombstone 1",
+            Kind::Prune => "essrun prune 1",
             Kind::Annotation => "essrun annotation 1",
             Kind::Lease => "essrun lease 1",
             Kind::Index => "essrun index 1",

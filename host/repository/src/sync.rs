@@ -81,6 +81,15 @@ pub(crate) async fn own_packs(core: &Core) -> Result<HashSet<u32>, RepositoryErr
             }
         }
     }
+    // About to be deleted: still known, for readers, but not to be relied on.
+    let marked: HashSet<Hash> = crate::prune::marked(core)
+        .await?
+        .iter()
+        .filter_map(|name| match IndexName::parse(name) {
+            Some(index) => Some(index.pack),
+            None => PackName::parse(name).map(|pack| pack.sum.hash),
+        })
+        .collect();
     let known = index.numbers()?;
     let whole = |pack: &Hash| there.contains(pack) && indexed.contains_key(pack);
     let gone: HashMap<Hash, u32> = known.iter().filter(|(p, _)| !whole(p)).map(|(p, n)| (*p, *n)).collect();
@@ -88,7 +97,8 @@ pub(crate) async fn own_packs(core: &Core) -> Result<HashSet<u32>, RepositoryErr
     let fresh = indexed.values().filter(|n| there.contains(&n.pack) && !known.contains_key(&n.pack)).cloned();
     take_in(core, fresh.collect(), false).await?;
     let all = index.numbers()?;
-    Ok(all.into_iter().filter(|(pack, _)| whole(pack)).map(|(_, number)| number).collect())
+    let reliable = |pack: &Hash| whole(pack) && !marked.contains(pack);
+    Ok(all.into_iter().filter(|(pack, _)| reliable(pack)).map(|(_, number)| number).collect())
 }
 
 /// The packs on a backup's list, by their number in the local index, entered where they were not known.

@@ -16,6 +16,8 @@ use std::time::Instant;
 pub(crate) struct LeaseClaim {
     pub repository: String,
     pub backup: BackupId,
+    /// By this host's clock, as are all times here.
+    pub began_at: i64,
     pub announced_at: i64,
     pub valid_seconds: u64,
 }
@@ -36,10 +38,11 @@ pub(crate) struct Lease {
     renewing: tokio::task::JoinHandle<()>,
 }
 
-async fn announce(core: &Core, backup: &BackupId, number: u64) -> Result<ObjectName, RepositoryError> {
+async fn announce(core: &Core, backup: &BackupId, began_at: i64, number: u64) -> Result<ObjectName, RepositoryError> {
     let claim = LeaseClaim {
         repository: core.config.id.clone(),
         backup: backup.clone(),
+        began_at,
         announced_at: now(),
         valid_seconds: core.options.lease_valid.as_secs(),
     };
@@ -51,14 +54,14 @@ async fn announce(core: &Core, backup: &BackupId, number: u64) -> Result<ObjectN
 impl Lease {
     pub async fn begin(core: Arc<Core>, backup: BackupId) -> Result<Self, RepositoryError> {
         // The clock starts before the object is written: the lease must never look longer to us than to others.
-        let announced = Instant::now();
-        let last = announce(&core, &backup, 1).await?;
+        let (announced, began_at) = (Instant::now(), now());
+        let last = announce(&core, &backup, began_at, 1).await?;
         let state = Arc::new(Mutex::new(State {
             announced,
             last,
             number: 1,
         }));
-        let renewing = tokio::spawn(renew(core.clone(), backup.clone(), state.clone()));
+        let renewing = tokio::spawn(renew(core.clone(), backup.clone(), began_at, state.clone()));
         Ok(Lease {
             core,
             backup,
@@ -95,7 +98,7 @@ impl Drop for Lease {
     }
 }
 
-async fn renew(core: Arc<Core>, backup: BackupId, state: Arc<Mutex<State>>) {
+async fn renew(core: Arc<Core>, backup: BackupId, began_at: i64, state: Arc<Mutex<State>>) {
     loop {
         tokio::time::sleep(core.options.lease_refresh).await;
         let announced = Instant::now();
@@ -104,7 +107,7 @@ async fn renew(core: Arc<Core>, backup: BackupId, state: Arc<Mutex<State>>) {
             state.number += 1;
             state.number
         };
-        match announce(&core, &backup, number).await {
+        match announce(&core, &backup, began_at, number).await {
             Ok(name) => {
                 let old = {
                     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);

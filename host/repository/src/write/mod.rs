@@ -17,6 +17,7 @@ use bytes::Bytes;
 use essrun_artifact::{ArtifactRecord, BackupWriter, ChunkList, Content, KeepError, Lane, LaneSpec, Sensitivity};
 use essrun_store::Outcome;
 use flow::Flow;
+pub(crate) use lease::LeaseClaim;
 use lease::Lease;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};

@@ -1,0 +1,297 @@
+//! Pruning: deleting what no backup needs, in two phases, so that a running backup never loses what it relies on.
+//!
+//! *Mark*: a signed prune object names what is not needed. Backups that begin from then on do not rely on it. *Sweep*:
+//! once the mark is older than the grace time, and no backup that began before it still runs, what is still not needed
+//! is deleted. A backup announces itself (its lease) before it looks for marks, and a mark is visible before leases are
+//! looked at: whichever comes first, one sees the other.
+//!
+//! A mark that names something a backup came to need after all is taken back, and the rest of it marked anew.
+//!
+//! Times are the store's own, so hosts' clocks do not matter, except for when a backup began, where an hour is allowed.
+//! Planning changes nothing. Sweeping looks at everything again and deletes only what both looks agree on. Deletion
+//! goes manifest first, then index, then pack: whatever is cut short leaves a repository that is whole.
+
+use crate::core::Core;
+use crate::forget::{self, Tombstones};
+use crate::manifest::{self, Manifest};
+use crate::names::{self, IndexName};
+use crate::signed::{self, Kind};
+use crate::write::LeaseClaim;
+use crate::{RepositoryError, read};
+use essrun_store::{ObjectInfo, ObjectName};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+/// What hosts' clocks may differ by.
+const SKEW_SECONDS: i64 = 3600;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Claim {
+    repository: String,
+    planned_at: i64,
+    objects: Vec<String>,
+}
+
+/// A prune object with a trusted signature.
+struct Mark {
+    object: ObjectName,
+    /// When it was written, by the store's clock.
+    set_at: i64,
+    planned_at: i64,
+    objects: BTreeSet<String>,
+}
+
+/// What a prune would do.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PrunePlan {
+    /// Objects nothing needs that will be marked now and deleted by a prune after the grace time.
+    pub mark: Vec<String>,
+    pub mark_bytes: u64,
+    /// Objects marked long enough ago that are deleted now; forgotten backups' manifests first.
+    pub delete: Vec<String>,
+    pub delete_bytes: u64,
+    /// Why marked objects are not deleted yet.
+    pub waiting: Vec<String>,
+    /// Objects that backups need.
+    pub needed: u64,
+    /// Marks that name what a backup came to need after all; what else they name is marked anew.
+    pub renew: Vec<String>,
+    grace: Duration,
+}
+
+/// What a prune did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PruneReport {
+    pub marked: u64,
+    pub deleted: u64,
+    pub deleted_bytes: u64,
+    /// Planned, but needed or in use by now.
+    pub spared: Vec<String>,
+}
+
+async fn marks(core: &Core) -> Result<Vec<Mark>, RepositoryError> {
+    let mut all = Vec::new();
+    for info in core.store.list("prunes").await? {
+        let bytes = core.store.get(&info.name).await?;
+        let claim = signed::read(info.name.as_str(), Kind::Prune, &bytes)
+            .and_then(|document| document.trusted::<Claim>(&core.trusted));
+        match claim {
+            Ok(claim) if claim.repository == core.config.id => all.push(Mark {
+                object: info.name,
+                set_at: info.modified_unix_seconds,
+                planned_at: claim.planned_at,
+                objects: claim.objects.into_iter().collect(),
+            }),
+            Ok(_) => tracing::warn!(object = %info.name, "a prune of another repository is ignored"),
+            Err(e) => tracing::warn!(error = %e, "a prune object is ignored"),
+        }
+    }
+    Ok(all)
+}
+
+/// Names of objects that are about to be deleted: no new backup may rely on them.
+pub(crate) async fn marked(core: &Core) -> Result<HashSet<String>, RepositoryError> {
+    Ok(marks(core).await?.into_iter().flat_map(|m| m.objects).collect())
+}
+
+/// The store's clock: the time it gives an object written now.
+async fn store_now(core: &Core) -> Result<i64, RepositoryError> {
+    let probe = names::probe()?;
+    let claim = serde_json::json!({"repository": core.config.id});
+    core.store.put_new(&probe, signed::write(Kind::Lease, &claim, b"", core.writer()?)?).await?;
+    let seen = core.store.head(&probe).await?;
+    core.store.delete(&probe).await?;
+    seen.map(|info| info.modified_unix_seconds)
+        .ok_or_else(|| RepositoryError::damaged(probe, "it vanished between writing and looking"))
+}
+
+/// When the running backups began, by their hosts' clocks.
+async fn running(core: &Core, now: i64) -> Result<Vec<(String, i64)>, RepositoryError> {
+    let mut all = Vec::new();
+    for info in core.store.list("leases").await? {
+        let bytes = match core.store.get(&info.name).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.cause == essrun_store::Cause::Missing => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let claim = signed::read(info.name.as_str(), Kind::Lease, &bytes)
+            .and_then(|document| document.trusted::<LeaseClaim>(&core.trusted));
+        let Ok(claim) = claim else { continue };
+        let valid = i64::try_from(claim.valid_seconds).unwrap_or(i64::MAX);
+        if info.modified_unix_seconds.saturating_add(valid) > now {
+            all.push((claim.backup.to_string(), claim.began_at));
+        }
+    }
+    Ok(all)
+}
+
+struct View {
+    now: i64,
+    there: BTreeMap<String, ObjectInfo>,
+    /// Needed by backups that are not forgotten.
+    live: HashSet<String>,
+    /// Needed by these or by backups forgotten less than the grace time ago.
+    protected: HashSet<String>,
+    /// Manifests forgotten longer ago.
+    dead_manifests: Vec<ObjectName>,
+    marks: Vec<Mark>,
+    running: Vec<(String, i64)>,
+}
+
+async fn needs(core: &Core, manifest: &Manifest, into: &mut HashSet<String>) -> Result<(), RepositoryError> {
+    into.extend(read::read_list(core, &manifest.list).await?);
+    into.insert(manifest.claim.list.clone());
+    Ok(())
+}
+
+async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
+    let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+    // Marks first, then leases, then manifests: a backup that commits in between is seen as running or as committed.
+    let marks = marks(core).await?;
+    let now = store_now(core).await?;
+    let running = running(core, now).await?;
+    let (tombstones, _): (Tombstones, _) = forget::read_all(core).await?;
+    let (mut live, mut protected, mut dead_manifests) = (HashSet::new(), HashSet::new(), Vec::new());
+    for (object, manifest) in manifest::read_all(core).await? {
+        // A manifest that cannot be read might need anything: then nothing is deleted.
+        let manifest = manifest.map_err(|e| RepositoryError::Refused {
+            why: format!("{object} cannot be trusted, so it cannot be known what is needed ({e})"),
+            hint: "run `check`, and put right or remove that manifest first".into(),
+        })?;
+        let place = (manifest.writer.clone(), manifest.claim.sequence);
+        if !forget::is_forgotten(&tombstones, &manifest) {
+            needs(core, &manifest, &mut live).await?;
+        } else if tombstones.get(&place).is_none_or(|t| t.set_at.saturating_add(grace) > now) {
+            needs(core, &manifest, &mut protected).await?;
+        } else {
+            dead_manifests.push(object);
+        }
+    }
+    protected.extend(live.iter().cloned());
+    let there = core.store.list("").await?.into_iter().map(|info| (info.name.to_string(), info)).collect();
+    Ok(View {
+        now,
+        there,
+        live,
+        protected,
+        dead_manifests,
+        marks,
+        running,
+    })
+}
+
+/// The order in which objects go: a list before the indexes, an index before its pack.
+fn rank(name: &str) -> u8 {
+    if names::ListName::parse(name).is_some() {
+        0
+    } else if IndexName::parse(name).is_some() {
+        1
+    } else {
+        2
+    }
+}
+
+impl View {
+    /// What may be deleted now, and why other marked objects may not.
+    /// A mark that names something a backup came to need. It must not lie in wait for the day that backup is forgotten:
+    /// by then running backups may have begun after it and rely on the object.
+    fn is_stale(&self, mark: &Mark) -> bool {
+        mark.objects.iter().any(|n| self.live.contains(n))
+    }
+
+    fn sweep(&self, grace: Duration) -> (BTreeSet<String>, Vec<String>) {
+        let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let (mut delete, mut waiting) = (BTreeSet::new(), Vec::new());
+        for mark in self.marks.iter().filter(|m| !self.is_stale(m)) {
+            if mark.set_at.saturating_add(grace) > self.now {
+                let left = mark.set_at.saturating_add(grace) - self.now;
+                waiting.push(format!("{} is within its grace time for {left} more seconds", mark.object));
+                continue;
+            }
+            let began_before = |(_, began): &&(String, i64)| *began <= mark.planned_at.saturating_add(SKEW_SECONDS);
+            if let Some((backup, _)) = self.running.iter().find(began_before) {
+                waiting.push(format!("{} waits for backup {backup}, which still runs", mark.object));
+                continue;
+            }
+            let free = |name: &&String| self.there.contains_key(*name) && !self.protected.contains(*name);
+            delete.extend(mark.objects.iter().filter(free).filter(|n| names::sum_in_name(n).is_some()).cloned());
+        }
+        (delete, waiting)
+    }
+
+    fn bytes<'a>(&self, names: impl Iterator<Item = &'a String>) -> u64 {
+        names.filter_map(|n| self.there.get(n)).map(|info| info.bytes).sum()
+    }
+}
+
+pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, RepositoryError> {
+    let view = look(core, grace).await?;
+    let (sweep, waiting) = view.sweep(grace);
+    let marked: HashSet<&String> = view.marks.iter().filter(|m| !view.is_stale(m)).flat_map(|m| &m.objects).collect();
+    let mark: Vec<String> = view
+        .there
+        .keys()
+        .filter(|n| names::sum_in_name(n).is_some() && !view.live.contains(*n) && !marked.contains(n))
+        .cloned()
+        .collect();
+    let mut delete: Vec<String> = view.dead_manifests.iter().map(ToString::to_string).collect();
+    let mut ranked: Vec<String> = sweep.into_iter().collect();
+    ranked.sort_by_key(|n| rank(n));
+    delete.extend(ranked);
+    Ok(PrunePlan {
+        mark_bytes: view.bytes(mark.iter()),
+        delete_bytes: view.bytes(delete.iter()),
+        mark,
+        delete,
+        waiting,
+        needed: view.live.len() as u64,
+        renew: view.marks.iter().filter(|m| view.is_stale(m)).map(|m| m.object.to_string()).collect(),
+        grace,
+    })
+}
+
+pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneReport, RepositoryError> {
+    let key = core.writer()?;
+    let mut report = PruneReport::default();
+    if !plan.mark.is_empty() {
+        let planned_at = crate::core::now();
+        let claim = Claim {
+            repository: core.config.id.clone(),
+            planned_at,
+            objects: plan.mark.clone(),
+        };
+        core.store.put_new(&names::prune(planned_at)?, signed::write(Kind::Prune, &claim, b"", key)?).await?;
+        report.marked = plan.mark.len() as u64;
+    }
+    for name in &plan.renew {
+        let object = ObjectName::new(name.as_str()).map_err(|e| RepositoryError::Internal(e.to_string()))?;
+        core.store.delete(&object).await?;
+    }
+    if plan.delete.is_empty() {
+        return Ok(report);
+    }
+    let view = look(core, plan.grace).await?;
+    let (sweep, _) = view.sweep(plan.grace);
+    for name in &plan.delete {
+        let dead = view.dead_manifests.iter().any(|m| m.as_str() == name);
+        if !dead && !sweep.contains(name) {
+            report.spared.push(name.clone());
+            continue;
+        }
+        let Some(info) = view.there.get(name) else { continue };
+        core.store.delete(&info.name).await?;
+        report.deleted += 1;
+        report.deleted_bytes += info.bytes;
+    }
+    // A mark all of whose objects are gone has done its work.
+    for mark in &view.marks {
+        let left = mark.objects.iter().any(|n| view.there.contains_key(n) && !plan.delete.contains(n));
+        let spared = mark.objects.iter().any(|n| report.spared.contains(n));
+        let old = mark.set_at.saturating_add(i64::try_from(plan.grace.as_secs()).unwrap_or(i64::MAX)) <= view.now;
+        if old && !spared && !left {
+            core.store.delete(&mark.object).await?;
+        }
+    }
+    Ok(report)
+}
