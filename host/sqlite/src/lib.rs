@@ -14,6 +14,7 @@
 
 mod backup;
 mod error;
+mod guard;
 mod look;
 mod restore;
 

@@ -83,6 +83,11 @@ impl TreePath {
         TreePath(join_bytes(directory, name))
     }
 
+    /// The path of a directory the walk came to.
+    pub(crate) fn of_directory(path: Vec<u8>) -> TreePath {
+        TreePath(path)
+    }
+
     /// The text for people and guests: what is not UTF-8 becomes U+FFFD.
     pub fn to_text(&self) -> String {
         String::from_utf8_lossy(&self.0).into_owned()

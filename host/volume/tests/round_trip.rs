@@ -267,12 +267,22 @@ fn unchanged_files_are_not_read_again() {
         assert_eq!(all.taken_over_files, 0, "rescan reads all");
 
         // A keeper that has lost the chunks: everything is read, nothing fails.
-        let empty = MemoryBackup::new();
-        let lost = run(&empty, dir.path(), request(), 5, previous(), false, 3)
+        let archive = Archive {
+            name: name(5),
+            sensitivity: essrun_artifact::Sensitivity::Internal,
+            previous: previous(),
+            rescan: false,
+            jobs: 2,
+        };
+        let volume = Arc::new(Volume::open(dir.path()).unwrap());
+        let keeper = Arc::new(Forgetful(store.clone()));
+        let lost = archive::execute(volume, request(), archive, keeper, Arc::new(NoProgress))
             .await
             .unwrap();
-        assert_eq!(lost.taken_over_files, lost_empties(dir.path()));
-        let reader5: Arc<dyn BackupReader> = Arc::new(empty.commit().unwrap());
+        // Files without data need no keeper to be taken over.
+        assert_eq!(lost.taken_over_files, 2);
+        assert_eq!(lost.read_bytes, all.read_bytes);
+        let reader5: Arc<dyn BackupReader> = Arc::new(store.clone().commit().unwrap());
         let record5 = reader5.artifact(&name(5)).unwrap();
         assert_eq!(
             restore::compare(reader5.clone(), record5, dir.path(), true)
@@ -291,12 +301,20 @@ fn unchanged_files_are_not_read_again() {
     });
 }
 
-/// Files without data need no keeper to be taken over.
-fn lost_empties(root: &Path) -> u64 {
-    ["empty file", "only a hole"]
-        .iter()
-        .filter(|f| root.join(f).exists())
-        .count() as u64
+/// A keeper that has nothing of what was there before.
+struct Forgetful(MemoryBackup);
+
+#[async_trait::async_trait]
+impl BackupWriter for Forgetful {
+    fn lane(&self, spec: LaneSpec) -> Result<Box<dyn Lane>, KeepError> {
+        self.0.lane(spec)
+    }
+    async fn adopt(&self, _: &Content) -> Result<bool, KeepError> {
+        Ok(false)
+    }
+    async fn record(&self, artifact: ArtifactRecord) -> Result<(), KeepError> {
+        self.0.record(artifact).await
+    }
 }
 
 #[test]
@@ -734,16 +752,7 @@ fn looks_are_confined() {
         .unwrap();
     let digest = digests[0].as_ref().unwrap();
     assert_eq!(digest.size_bytes, 5);
-    // printf media | sha256sum
-    assert_eq!(
-        digest.sha256,
-        "d9a7ab0cf60eb7eeb31ef2efb5b3be28cc94dfb92ba0d61ff4da06f6c06f1ef2"
-            .to_owned()
-            .replace(
-                "d9a7ab0cf60eb7eeb31ef2efb5b3be28cc94dfb92ba0d61ff4da06f6c06f1ef2",
-                &sha256sum(b"media")
-            )
-    );
+    assert_eq!(digest.sha256, sha256sum(b"media"));
     assert_eq!(digests[1], None);
     assert!(
         volume.digest(&["big".into()], &|| false).is_err(),
@@ -789,10 +798,10 @@ fn depth_beyond_the_kernels_longest_path() {
     let dir = tempfile::tempdir().unwrap();
     let (source, goal) = (dir.path().join("source"), dir.path().join("goal"));
     std::fs::create_dir(&source).unwrap();
-    // 1500 levels, far more than open files allow at once, and 300 kB of path.
+    // 1100 levels, more than the usual limit of open files, and 6.6 kB of path.
     let mut here = rustix::fs::open(&source, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
-    let name_of_level = "d".repeat(200);
-    for _ in 0..1500 {
+    let name_of_level = "deep!".to_owned();
+    for _ in 0..1100 {
         rustix::fs::mkdirat(&here, &name_of_level, rustix::fs::Mode::RWXU).unwrap();
         here = rustix::fs::openat(
             &here,
@@ -812,7 +821,7 @@ fn depth_beyond_the_kernels_longest_path() {
     rustix::io::write(&file, b"deep").unwrap();
     runtime().block_on(async {
         let (report, reader, record) = back_up(&source, ArchiveRequest::default()).await.unwrap();
-        assert_eq!((report.files, report.directories, report.vanished.count), (1, 1501, 0));
+        assert_eq!((report.files, report.directories, report.vanished.count), (1, 1101, 0));
         stage(&reader, &record, &goal, OPTIONS)
             .await
             .unwrap()
@@ -838,7 +847,7 @@ fn depth_beyond_the_kernels_longest_path() {
         ));
     });
     let volume = Volume::open(&goal).unwrap();
-    let path = std::iter::repeat_n(name_of_level.as_str(), 1500)
+    let path = std::iter::repeat_n(name_of_level.as_str(), 1100)
         .collect::<Vec<_>>()
         .join("/")
         + "/bottom";
@@ -847,7 +856,14 @@ fn depth_beyond_the_kernels_longest_path() {
 
 #[test]
 fn fifty_thousand_files() {
-    let dir = tempfile::tempdir().unwrap();
+    // In memory where there is such a file system: flushing a busy disk is no part of this test.
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    let dir = dir.unwrap();
     let source = dir.path().join("source");
     for i in 0..50_000u32 {
         let parent = source.join(format!("{:02x}/{:02x}", i % 23, i % 29));

@@ -129,7 +129,7 @@ pub fn plan(volume: &Volume, request: &ArchiveRequest) -> Result<Estimate, Volum
         let (path, names) = match met {
             Met::Directory { path, names } => (path, names),
             Met::Failed { path, error } => {
-                let path = TreePath::of_entry(&path, b"");
+                let path = TreePath::of_directory(path);
                 match error {
                     Errno::XDEV => estimate.skipped.note(path, OTHER_FILE_SYSTEM),
                     e if sys::is_gone(e) => {}

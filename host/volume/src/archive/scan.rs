@@ -114,7 +114,7 @@ fn failed_directory(path: Vec<u8>, error: Errno) -> Problem {
     };
     Problem {
         what,
-        path: TreePath::of_entry(&path, b""),
+        path: TreePath::of_directory(path),
         why,
     }
 }
