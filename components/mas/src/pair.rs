@@ -56,14 +56,15 @@ type Key = (String, String);
 const MAS_USERS: &str = "SELECT username, '' AS nothing FROM public.users WHERE deactivated_at IS NULL \
      ORDER BY username COLLATE \"C\"";
 /// Users Synapse made for bridges, guests and deactivated ones are none of MAS's business.
-const SYNAPSE_USERS: &str = "SELECT split_part(substr(name, 2), ':', 1) AS localpart, '' AS nothing FROM public.users \
-     WHERE appservice_id IS NULL AND is_guest = 0 AND deactivated = 0 ORDER BY localpart COLLATE \"C\"";
+const SYNAPSE_USERS: &str = "SELECT localpart, '' AS nothing FROM (SELECT split_part(substr(name, 2), ':', 1) AS localpart \
+     FROM public.users WHERE appservice_id IS NULL AND is_guest = 0 AND deactivated = 0) u ORDER BY localpart COLLATE \"C\"";
 /// A dehydrated device is never deleted by a sync.
-const SYNAPSE_DEVICES: &str = "SELECT split_part(substr(d.user_id, 2), ':', 1) AS localpart, d.device_id \
+const SYNAPSE_DEVICES: &str = "SELECT localpart, device_id FROM (\
+     SELECT split_part(substr(d.user_id, 2), ':', 1) AS localpart, d.device_id \
      FROM public.devices d JOIN public.users u ON u.name = d.user_id \
      WHERE NOT d.hidden AND u.appservice_id IS NULL AND u.is_guest = 0 AND u.deactivated = 0 \
-     AND NOT EXISTS (SELECT 1 FROM public.dehydrated_devices x WHERE x.user_id = d.user_id AND x.device_id = d.device_id) \
-     ORDER BY localpart COLLATE \"C\", d.device_id COLLATE \"C\"";
+     AND NOT EXISTS (SELECT 1 FROM public.dehydrated_devices x WHERE x.user_id = d.user_id AND x.device_id = d.device_id)\
+     ) v ORDER BY localpart COLLATE \"C\", device_id COLLATE \"C\"";
 
 /// Devices of active sessions. In OAuth sessions the device is one of the scopes.
 fn mas_devices() -> Result<String, Error> {

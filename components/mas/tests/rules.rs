@@ -114,9 +114,9 @@ impl Small {
             world = world.database(
                 "synapse",
                 synapse
-                    .answer_with(move |sql, _| sql.contains("split_part(substr(name").then(|| Ok(names.clone())))
+                    .answer_with(move |sql, _| sql.contains("SELECT localpart, ''").then(|| Ok(names.clone())))
                     .answer_with(move |sql, _| {
-                        sql.contains("split_part(substr(d.user_id").then(|| Ok(devices.clone()))
+                        sql.contains("SELECT localpart, device_id").then(|| Ok(devices.clone()))
                     }),
             );
         }

@@ -29,8 +29,12 @@ use bindings::exports::ess::policy::evaluator::{Error, Guest, Question, Script, 
 
 struct Rego;
 
-const QUESTIONS: [Question; 4] =
-    [Question::MayRun, Question::JudgeResult, Question::Retention, Question::MayRestore];
+const QUESTIONS: [Question; 4] = [
+    Question::MayRun,
+    Question::JudgeResult,
+    Question::Retention,
+    Question::MayRestore,
+];
 
 fn package(question: Question) -> &'static str {
     match question {
@@ -65,7 +69,10 @@ fn failed(e: impl std::fmt::Display) -> Error {
 impl Guest for Rego {
     fn check(scripts: Vec<Script>) -> Result<Vec<Question>, Error> {
         let (_, packages) = read(&scripts)?;
-        Ok(QUESTIONS.into_iter().filter(|q| packages.iter().any(|p| p == package(*q))).collect())
+        Ok(QUESTIONS
+            .into_iter()
+            .filter(|q| packages.iter().any(|p| p == package(*q)))
+            .collect())
     }
 
     fn evaluate(scripts: Vec<Script>, question: Question, input_json: String) -> Result<String, Error> {
@@ -77,7 +84,11 @@ impl Guest for Rego {
         }
         engine.set_input(Value::from_json_str(&input_json).map_err(failed)?);
         let answer = engine.eval_query(package.to_owned(), false).map_err(failed)?;
-        let value = answer.result.first().and_then(|r| r.expressions.first()).map(|e| &e.value);
+        let value = answer
+            .result
+            .first()
+            .and_then(|r| r.expressions.first())
+            .map(|e| &e.value);
         match value {
             Some(value @ Value::Object(_)) => value.to_json_str().map_err(failed),
             _ => Err(Error::NoAnswer(format!("{package} is undefined"))),
@@ -94,12 +105,20 @@ impl Guest for Rego {
                 let printed = engine.take_prints().map_err(failed)?.join("\n");
                 let (passed, detail) = match ended {
                     Ok(answer) => {
-                        let value = answer.result.first().and_then(|r| r.expressions.first()).map(|e| &e.value);
+                        let value = answer
+                            .result
+                            .first()
+                            .and_then(|r| r.expressions.first())
+                            .map(|e| &e.value);
                         (value == Some(&Value::Bool(true)), printed)
                     }
                     Err(e) => (false, format!("{e}\n{printed}").trim_end().to_owned()),
                 };
-                tests.push(Test { name: name.trim_start_matches("data.").to_owned(), passed, detail });
+                tests.push(Test {
+                    name: name.trim_start_matches("data.").to_owned(),
+                    passed,
+                    detail,
+                });
             }
         }
         Ok(tests)
@@ -118,7 +137,10 @@ fn test_rules(scripts: &[Script], package: &str) -> Vec<String> {
             .find_map(|l| l.trim().strip_prefix("package "))
             .is_some_and(|p| p.split('#').next().unwrap_or_default().trim() == declared);
         for line in script.text.lines().filter(|l| of_package && l.starts_with("test_")) {
-            let name: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            let name: String = line
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect();
             if !names.contains(&name) {
                 names.push(name);
             }
