@@ -134,6 +134,14 @@ pub(crate) fn description(mut d: types::Description, limits: &Limits) -> Checked
             m.words(step)?;
         }
     }
+    m.count(d.fences.len())?;
+    for fence in &d.fences {
+        m.label(&fence.database)?;
+        m.count(fence.tables.len())?;
+        for table in &fence.tables {
+            m.exact("table", table)?;
+        }
+    }
     Ok(d)
 }
 

@@ -4,7 +4,7 @@
 //! timeout or success, the store is dropped afterwards, so nothing a guest did in one call reaches another.
 
 use crate::contract::{backup, bindings, incident, restore, types};
-use crate::engine::{Engine, cause};
+use crate::engine::Engine;
 use crate::error::{SandboxError, Stop};
 use crate::host::State;
 use crate::{Limits, NoWorld, PluginInfo, World, check};
@@ -180,17 +180,17 @@ pub(crate) fn outcome<T>(
         return Err(Stop::Handles { limit: limits.handles });
     }
     let trap = error.downcast_ref::<Trap>();
-    if state.memory_refused() && matches!(trap, None | Some(Trap::UnreachableCodeReached)) {
-        return Err(Stop::Memory { limit: limits.memory });
-    }
     let root = error.root_cause().to_string();
     Err(match trap {
         Some(Trap::StackOverflow) => Stop::StackOverflow,
+        // Who was refused memory and gives up next gives up for that.
+        Some(Trap::UnreachableCodeReached) if state.memory_refused() => Stop::Memory { limit: limits.memory },
         Some(Trap::UnreachableCodeReached) => Stop::Unreachable,
         Some(other) => Stop::Trap(other.to_string()),
         // wasmtime gives these no type of their own; the tests hold on to the words.
         None if root.contains("store handle limit exceeded") => Stop::Handles { limit: limits.handles },
-        None if root.contains("fuel") => Stop::HandedOver { limit: limits.held },
-        None => Stop::Trap(cause(&error)),
+        None if root.contains("fuel allocated for hostcalls") => Stop::HandedOver { limit: limits.held },
+        None if state.memory_refused() => Stop::Memory { limit: limits.memory },
+        None => Stop::Trap(crate::log::line(&root, 300)),
     })
 }

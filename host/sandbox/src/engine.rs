@@ -4,12 +4,13 @@ use crate::cache::Cache;
 use crate::component::Component;
 use crate::contract::bindings;
 use crate::error::{Refusal, SandboxError};
-use crate::examine::{EXPORT, Shape, examine};
+use crate::examine::{COMPONENT, Made, Shape, examine};
+use crate::exports::Exports;
 use crate::host::{State, TICK};
 use crate::wasi;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 /// How the machine is set up.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct EngineConfig {
     pub cache_dir: Option<PathBuf>,
     /// Bytes a plugin's file may have.
     pub plugin_bytes: u64,
+    /// What compiling a plugin may cost.
+    pub shape: Shape,
 }
 
 impl Default for EngineConfig {
@@ -25,6 +28,7 @@ impl Default for EngineConfig {
         EngineConfig {
             cache_dir: None,
             plugin_bytes: 64 * 1024 * 1024,
+            shape: Shape::default(),
         }
     }
 }
@@ -52,6 +56,7 @@ struct Inner {
     linker: Linker<State>,
     cache: Option<Cache>,
     plugin_bytes: u64,
+    shape: Shape,
     clock: Arc<Clock>,
 }
 
@@ -82,6 +87,7 @@ impl Engine {
                 linker,
                 cache,
                 plugin_bytes,
+                shape: config.shape,
                 clock,
             }),
         })
@@ -90,19 +96,37 @@ impl Engine {
     /// Checks, compiles and links a component. Nothing of it runs. Compiling a large one takes seconds: in async code
     /// call this from `spawn_blocking`.
     pub fn load(&self, name: &str, wasm: &[u8], origin: Origin) -> Result<Component, SandboxError> {
-        self.load_checked(wasm, origin)
-            .and_then(|(info, pre)| Ok(Component::new(name, info, pre, self.clone())))
-            .map_err(|why| SandboxError::Refused {
-                component: crate::log::line(name, 100),
-                why,
-            })
+        let refused = |why| SandboxError::Refused {
+            component: crate::log::line(name, 100),
+            why,
+        };
+        let (info, pre) = self.prepare(wasm, &origin, COMPONENT).map_err(refused)?;
+        let pre = self.typed(pre).map_err(refused)?;
+        Ok(Component::new(name, info, pre, self.clone()))
     }
 
-    fn load_checked(
+    fn typed(&self, pre: InstancePre<State>) -> Result<bindings::ComponentPre<State>, Refusal> {
+        use crate::contract::{
+            backup, incident,
+            restore::{self, BackupView},
+            types::{Description, Error},
+        };
+        let exports = Exports::find(&self.inner.engine, pre.component(), COMPONENT.export)?;
+        exports.function::<(), (Description,)>("describe")?;
+        exports.function::<(), (Result<backup::Plan, Error>,)>("plan-backup")?;
+        exports.function::<(BackupView,), (Result<restore::Plan, Error>,)>("plan-restore")?;
+        exports.function::<(BackupView,), (Result<Vec<restore::Finding>, Error>,)>("verify")?;
+        exports.function::<(BackupView,), (Result<incident::Plan, Error>,)>("respond")?;
+        bindings::ComponentPre::new(pre).map_err(|e| Refusal::WrongType { problem: cause(&e) })
+    }
+
+    /// Everything up to the exports' types, which differ by what the guest is made for.
+    pub(crate) fn prepare(
         &self,
         wasm: &[u8],
-        origin: Origin,
-    ) -> Result<(crate::PluginInfo, bindings::ComponentPre<State>), Refusal> {
+        origin: &Origin,
+        made: Made,
+    ) -> Result<(crate::PluginInfo, InstancePre<State>), Refusal> {
         let inner = &self.inner;
         let bytes = wasm.len() as u64;
         if bytes > inner.plugin_bytes {
@@ -111,12 +135,12 @@ impl Engine {
                 limit: inner.plugin_bytes,
             });
         }
-        let info = match examine(wasm, &Shape::default()) {
-            // A file that is not what was pinned is that before all else.
+        let info = match examine(wasm, &inner.shape, &made) {
             Ok(info) => info,
-            Err(why) => return Err(pinned(wasm, &origin).err().unwrap_or(why)),
+            // A file that is not what was pinned is that before all else.
+            Err(why) => return Err(pinned(wasm, origin).err().unwrap_or(why)),
         };
-        pinned(wasm, &origin)?;
+        pinned(wasm, origin)?;
         if !info.ungranted.is_empty() {
             return Err(Refusal::Ungranted(info.ungranted));
         }
@@ -124,7 +148,7 @@ impl Engine {
             Some(version) if version.starts_with("0.1.") => {}
             _ => {
                 return Err(Refusal::MissingExport {
-                    missing: format!("{EXPORT}@0.1.0"),
+                    missing: format!("{}@0.1.0", made.export),
                 });
             }
         }
@@ -140,9 +164,10 @@ impl Engine {
                 component
             }
         };
-        let wrong = |e: wasmtime::Error| Refusal::WrongType { problem: cause(&e) };
-        let pre = inner.linker.instantiate_pre(&component).map_err(wrong)?;
-        let pre = bindings::ComponentPre::new(pre).map_err(wrong)?;
+        let pre = inner
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|e| Refusal::WrongType { problem: cause(&e) })?;
         Ok((info, pre))
     }
 
@@ -202,6 +227,8 @@ fn rules() -> wasmtime::Config {
     c.wasm_multi_memory(false);
     c.wasm_relaxed_simd(false);
     c.wasm_wide_arithmetic(false);
+    // Function names of a guest are the guest's words; the reason of a trap is enough.
+    c.wasm_backtrace_max_frames(None);
     // Nobody maps native addresses back to wasm; it is half of the compiled file.
     c.generate_address_map(false);
     c

@@ -34,6 +34,13 @@ pub enum SandboxError {
         call: &'static str,
         problem: String,
     },
+    /// A policy's interpreter answers that it cannot.
+    #[error("policy {name}: {call}: {text}")]
+    Policy {
+        name: String,
+        call: &'static str,
+        text: String,
+    },
     /// The sandbox itself could not be set up.
     #[error("sandbox: {what}: {why}")]
     Host { what: String, why: String },
@@ -47,7 +54,7 @@ impl SandboxError {
             | SandboxError::Stopped { component, .. }
             | SandboxError::Guest { component, .. }
             | SandboxError::BadResult { component, .. } => Some(component),
-            SandboxError::Host { .. } => None,
+            SandboxError::Policy { .. } | SandboxError::Host { .. } => None,
         }
     }
 }

@@ -15,8 +15,23 @@ use wasmparser::{
     ComponentOuterAliasKind, ComponentTypeRef, Instance, Parser, Payload,
 };
 
-/// The interface every component exports.
-pub(crate) const EXPORT: &str = "ess:backup/system";
+/// A world a guest is made for: what it must export, and what of essrun's it may import.
+pub(crate) struct Made {
+    pub export: &'static str,
+    imports: &'static [&'static str],
+}
+
+/// A component.
+pub(crate) const COMPONENT: Made = Made {
+    export: "ess:backup/system",
+    imports: OURS,
+};
+
+/// An interpreter of policies: it sees nothing but its input.
+pub(crate) const POLICY: Made = Made {
+    export: "ess:policy/evaluator",
+    imports: &[],
+};
 
 /// Interfaces of essrun a component may import.
 const OURS: &[&str] = &[
@@ -31,13 +46,16 @@ const OURS: &[&str] = &[
     "ess:backup/incident",
 ];
 
-/// Bounds on a component's shape; far above what compilers of real languages produce.
+/// Bounds on a component's shape: what compiling it may cost. The defaults keep the compiler below 256 MiB and are far
+/// above what a plugin in Rust needs; a plugin that carries a whole language runtime may need them raised.
 #[derive(Clone, Debug)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// Functions in all modules.
     pub functions: u64,
     /// Bytes of the largest function.
     pub function_bytes: u64,
+    /// Bytes of all functions.
+    pub code_bytes: u64,
     /// Instances, when every component is instantiated as often as it says.
     pub instances: u64,
     /// Nesting of components and modules.
@@ -46,10 +64,10 @@ pub(crate) struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        // CPython compiled by componentize-py has about 12,000 functions, the largest 600 KiB, and some 60 instances.
         Shape {
-            functions: 100_000,
-            function_bytes: 1024 * 1024,
+            functions: 30_000,
+            function_bytes: 256 * 1024,
+            code_bytes: 8 * 1024 * 1024,
             instances: 1_000,
             depth: 16,
         }
@@ -69,15 +87,30 @@ pub struct PluginInfo {
     pub exports: Vec<String>,
     /// Imports nobody will answer; with any, the component is refused.
     pub ungranted: Vec<Ungranted>,
-    /// Version of ess:backup it was built for; `None` if it exports no such thing.
+    /// Version of ess:backup (or, for an interpreter, ess:policy) it was built for; `None` if it exports neither.
     pub contract: Option<String>,
+    /// The contract's export, without its version.
+    pub made_for: Option<String>,
     /// Functions in all its modules.
     pub functions: u64,
 }
 
 /// Reads a file's imports and exports. Fails for what is no component at all; an ungranted import is no failure here.
 pub fn inspect_wasm(wasm: &[u8]) -> Result<PluginInfo, Refusal> {
-    examine(wasm, &Shape::default())
+    // Nothing is compiled, so only what bounds this pass itself is bounded.
+    let shape = Shape {
+        functions: u64::MAX,
+        function_bytes: u64::MAX,
+        code_bytes: u64::MAX,
+        ..Shape::default()
+    };
+    // A file of either kind is judged by what its kind may import.
+    let as_policy = examine(wasm, &shape, &POLICY)?;
+    if as_policy.contract.is_some() {
+        Ok(as_policy)
+    } else {
+        examine(wasm, &shape, &COMPONENT)
+    }
 }
 
 fn invalid(e: impl std::fmt::Display) -> Refusal {
@@ -108,12 +141,13 @@ struct Frame {
     components: Vec<u64>,
 }
 
-pub(crate) fn examine(wasm: &[u8], shape: &Shape) -> Result<PluginInfo, Refusal> {
+pub(crate) fn examine(wasm: &[u8], shape: &Shape, made: &Made) -> Result<PluginInfo, Refusal> {
     preamble(wasm)?;
     let mut walk = Walk {
         shape,
         frames: Vec::new(),
         functions: 0,
+        code_bytes: 0,
         imports: BTreeMap::new(),
         exports: Vec::new(),
     };
@@ -123,14 +157,14 @@ pub(crate) fn examine(wasm: &[u8], shape: &Shape) -> Result<PluginInfo, Refusal>
     let ungranted: Vec<_> = walk
         .imports
         .iter()
-        .filter(|(name, kind)| !linkable(name, **kind))
+        .filter(|(name, kind)| !linkable(name, **kind, made))
         .map(|(name, _)| Ungranted {
             import: crate::log::line(name, 200),
             meaning: wasi::meaning(name),
         })
         .collect();
     let contract = walk.exports.iter().find_map(|e| match split(e) {
-        (EXPORT, version) => Some(version.unwrap_or_default().to_owned()),
+        (export, version) if export == made.export => Some(version.unwrap_or_default().to_owned()),
         _ => None,
     });
     Ok(PluginInfo {
@@ -139,6 +173,7 @@ pub(crate) fn examine(wasm: &[u8], shape: &Shape) -> Result<PluginInfo, Refusal>
         imports: walk.imports.into_keys().map(|n| crate::log::line(&n, 200)).collect(),
         exports: walk.exports.iter().map(|n| crate::log::line(n, 200)).collect(),
         ungranted,
+        made_for: contract.as_ref().map(|_| made.export.to_owned()),
         contract,
         functions: walk.functions,
     })
@@ -152,13 +187,13 @@ fn split(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn linkable(name: &str, kind: Import) -> bool {
+fn linkable(name: &str, kind: Import, made: &Made) -> bool {
     let (interface, Some(version)) = split(name) else {
         return false;
     };
     kind == Import::Instance
         && ((wasi::LINKED.contains(&interface) && version.starts_with("0.2."))
-            || (OURS.contains(&interface) && version.starts_with("0.1.")))
+            || (made.imports.contains(&interface) && version.starts_with("0.1.")))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -171,6 +206,7 @@ struct Walk<'s> {
     shape: &'s Shape,
     frames: Vec<Frame>,
     functions: u64,
+    code_bytes: u64,
     imports: BTreeMap<String, Import>,
     exports: Vec<String>,
 }
@@ -214,6 +250,8 @@ impl Walk<'_> {
                 let range = body.range();
                 let bytes = range.end.saturating_sub(range.start) as u64;
                 Self::too_complex("bytes in one function", bytes, self.shape.function_bytes)?;
+                self.code_bytes = self.code_bytes.saturating_add(bytes);
+                Self::too_complex("bytes in all functions", self.code_bytes, self.shape.code_bytes)?;
             }
             Payload::InstanceSection(section) => {
                 for instance in section {

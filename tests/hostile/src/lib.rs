@@ -91,7 +91,10 @@ fn misdeed(deed: &str) -> Result<(), Error> {
     }
     #[cfg(feature = "sockets")]
     if deed == "sockets" {
-        return Err(Error::Other(format!("{:?}", std::net::TcpStream::connect("127.0.0.1:22"))));
+        return Err(Error::Other(format!(
+            "{:?}",
+            std::net::TcpStream::connect("127.0.0.1:22")
+        )));
     }
     Err(Error::Other(format!("no such deed: {deed}")))
 }
