@@ -76,7 +76,7 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
         match &one.failed {
             Some(why) => v.add(&name, Severity::Error, why.clone()),
             None => {
-                v.ok(&name, format!("its plan has {} step(s)", one.plan.words().len()));
+                v.ok(&name, format!("its plan has {} step(s)", one.plan.words(false).len()));
                 for n in one.plan.notes.iter().filter(|n| n.severity > Severity::Info) {
                     v.add(&name, Severity::Warning, n.text.clone());
                 }

@@ -52,7 +52,7 @@ pub async fn run(
         {
             one.fail(&e, reporter.as_ref());
         }
-        one.tell(reporter.as_ref());
+        one.tell(options.dry_run, reporter.as_ref());
     }
     let Some(repository) = repository else {
         return opened.into_error();

@@ -43,10 +43,10 @@ impl Opened {
         self.failed = Some(problem);
     }
 
-    /// Tells the plan, step by step.
-    pub fn tell(&self, reporter: &dyn Reporter) {
+    /// Tells the plan, step by step; in full, table by table, where the plan is all that was asked for.
+    pub fn tell(&self, in_full: bool, reporter: &dyn Reporter) {
         let component = self.loaded.name().to_owned();
-        for (step, why) in self.plan.words() {
+        for (step, why) in self.plan.words(in_full) {
             reporter.event(Event::Step {
                 component: component.clone(),
                 step,

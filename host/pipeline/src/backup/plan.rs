@@ -26,14 +26,18 @@ pub struct ComponentPlan {
 }
 
 impl ComponentPlan {
-    /// The steps in words, with reasons.
-    pub fn words(&self) -> Vec<(String, Option<String>)> {
+    /// The steps in words, with reasons; `in_full` with every table.
+    pub fn words(&self, in_full: bool) -> Vec<(String, Option<String>)> {
         let mut words = Vec::new();
-        words.extend(
-            self.dump_plans
-                .iter()
-                .map(|(l, p)| (format!("dump {l}: {p}").trim_end().to_owned(), None)),
-        );
+        for (label, plan) in &self.dump_plans {
+            let all = plan.to_string();
+            let told = if in_full {
+                all.trim_end()
+            } else {
+                all.lines().next().unwrap_or_default()
+            };
+            words.push((format!("dump {label}: {told}"), None));
+        }
         words.extend(self.copies.iter().map(|l| (format!("copy SQLite database {l}"), None)));
         words.extend(self.archives.keys().map(|l| (format!("archive volume {l}"), None)));
         let left_out = self

@@ -440,7 +440,7 @@ async fn volume_target(
                 check: "volume-destination".into(),
                 severity: Severity::Error,
                 message: format!("{path}: {why}"),
-                remedy: hint,
+                remedy: elsewhere_or_replace(&what, hint),
             });
             return Ok(());
         }
@@ -491,7 +491,7 @@ async fn database_target(
                     check: "target-not-empty".into(),
                     severity: Severity::Error,
                     message: format!("{} is there and not empty", path.display()),
-                    remedy: "restore elsewhere with --to, or give --replace: the old file is kept".into(),
+                    remedy: elsewhere_or_replace(&what, String::new()),
                 });
             }
             let record = Box::new(record(backup, &what)?);
@@ -520,7 +520,10 @@ async fn database_target(
                         pg::Severity::Error => Severity::Error,
                     },
                     message: f.message.clone(),
-                    remedy: f.remedy.clone(),
+                    remedy: match f.check.as_str() {
+                        "target-not-empty" => elsewhere_or_replace(&what, f.remedy.clone()),
+                        _ => f.remedy.clone(),
+                    },
                 });
             }
             let (options, plan) = (Box::new(pg_options), Box::new(plan));
@@ -568,6 +571,16 @@ fn postgres_options(
         pg_options.maintenance_database = maintenance;
     }
     Ok((target, pg_options))
+}
+
+/// What to do about a target that holds something, in the words of the command line.
+fn elsewhere_or_replace(what: &str, otherwise: String) -> String {
+    let way = format!("--replace puts it aside under a dated name, --to {what}=TARGET restores elsewhere");
+    if otherwise.is_empty() {
+        way
+    } else {
+        format!("{way} ({otherwise})")
+    }
 }
 
 fn non_empty(path: &Path) -> bool {
