@@ -211,7 +211,7 @@ fn is_young(path: &Path) -> bool {
         .and_then(|m| m.modified())
         .ok()
         .and_then(|at| SystemTime::now().duration_since(at).ok());
-    age.is_none_or(|age| age < Duration::from_secs(60))
+    age.is_none_or(|age| age < Duration::from_secs(5))
 }
 
 fn read_state(path: &Path) -> Result<Option<State>, VolumeError> {

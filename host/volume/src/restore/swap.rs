@@ -214,6 +214,10 @@ fn move_old(destination: &Path, kept: Option<&Path>) -> Result<(), VolumeError> 
 
 fn move_new(staging: &Staging, destination: &Path) -> Result<(), VolumeError> {
     let tree = staging.tree();
+    if inode(&tree)?.is_none() {
+        // All was moved; only the removal of the staging directory was interrupted.
+        return Ok(());
+    }
     for child in children(&tree)? {
         let Some(name) = child.file_name() else { continue };
         rename_new(&child, &destination.join(name))?;
