@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 
 pub fn run() -> Result {
     setup::run(&[])?;
-    shell::show(shell::cargo().args(["build", "--package", "essrun"]))?;
-    let binary = shell::target_dir("debug")?.join("essrun");
+    let binary = shell::essrun("debug")?;
     // Servers are killed when their owners are dropped, which unwinding does; so failures below may panic.
     std::thread::Builder::new()
         .name("the demo".to_owned())

@@ -92,3 +92,17 @@ pub fn target_dir(profile: &str) -> Result<PathBuf> {
         None => Err(Problem::Other("cargo metadata names no target directory".to_owned())),
     }
 }
+
+/// The essrun binary of a profile, built now; or the one `$ESSRUN_BIN` names, as it is.
+pub fn essrun(profile: &str) -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("ESSRUN_BIN") {
+        return Ok(PathBuf::from(binary));
+    }
+    let mut build = cargo();
+    build.args(["build", "--package", "essrun"]);
+    if profile == "release" {
+        build.arg("--release");
+    }
+    show(&mut build)?;
+    Ok(target_dir(profile)?.join("essrun"))
+}

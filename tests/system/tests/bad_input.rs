@@ -76,30 +76,29 @@ fn broken_pipeline_files() {
     // What is replaced by what; the line the message must name (0: none); what it must say.
     let cases: &[(&str, &str, usize, &[&str])] = &[
         ("version = 1", "version = 2", 1, &["version"]),
-        ("version = 1", "version = \"one\"", 1, &["version"]),
+        ("version = 1", "version = \"one\"", 1, &["invalid type"]),
         ("version = 1\n", "version = 1\nversion = 1\n", 2, &["duplicate"]),
         ("name = \"example\"", "name = \"../etc\"", 2, &["name"]),
         ("name = \"example\"", "name = \"\"", 2, &["name"]),
         ("[repository]", "[repositry]", 4, &["unknown field", "repositry"]),
         ("[repository]", "[repository", 4, &["hint:"]),
         ("writer-key", "writerkey", 7, &["unknown field", "writerkey"]),
-        ("url = \"repository\"", "url = \"ftp://example.org/x\"", 5, &["ftp"]),
-        ("use = \"synapse\"", "use = \"synaps\"", 11, &["synaps", "synapse"]),
+        ("use = \"synapse\"", "use = \"synaps\"", 10, &["synaps", "synapse"]),
         ("use = \"synapse\"", "use = { path = \"x.wasm\" }", 11, &["sha256"]),
         ("use = \"synapse\"\n", "", 10, &["use"]),
         (
             "main = { url-env = \"SYNAPSE_DB\" }",
             "main = { }",
             14,
-            &["main", "url-env"],
+            &["url-env", "told where"],
         ),
-        ("main = {", "main = { url = \"postgresql://a/b\",", 14, &["main"]),
-        ("main = {", "secondary = {", 0, &["secondary"]),
+        ("main = {", "main = { url = \"postgresql://a/b\",", 14, &["2 times"]),
+        ("main = {", "secondary = {", 10, &["databases.main"]),
         (
             "media = { path = \"media\" }",
             "media = { path = \"/\" }",
             17,
-            &["media"],
+            &["volume"],
         ),
         ("media = {", "medias = {", 0, &["medias"]),
         (
@@ -108,31 +107,103 @@ fn broken_pipeline_files() {
             0,
             &["no-such-setting"],
         ),
-        (
-            "url-env = \"SYNAPSE_DB\"",
-            "url-env = \"NOT_SET_ANYWHERE\"",
-            0,
-            &["NOT_SET_ANYWHERE"],
-        ),
     ];
+    let mut wrong = Vec::new();
     for (from, to, line, says) in cases {
         let text = good.replacen(from, to, 1);
         assert_ne!(text, good, "{from:?} is not in the good file");
         std::fs::write(folder.path().join("pipeline.toml"), &text).unwrap();
         let outcome = folder.essrun().run(&["pipeline.toml"]);
-        assert_eq!(outcome.code(), Some(CONFIG), "{to}: {outcome}");
-        let outcome = outcome.expect_stderr(&["hint:"]).expect_stderr(says);
-        if *line > 0 {
-            let place = format!("pipeline.toml:{line}:");
-            assert!(outcome.stderr.contains(&place), "{to}: {place} is not in {outcome}");
+        let place = if *line > 0 {
+            format!("pipeline.toml:{line}:")
+        } else {
+            String::new()
+        };
+        let mut expected = vec!["hint:", &place];
+        expected.extend(*says);
+        let unsaid: Vec<_> = expected
+            .into_iter()
+            .filter(|fragment| !outcome.stderr.contains(fragment))
+            .collect();
+        if outcome.code() != Some(CONFIG) || !unsaid.is_empty() || !outcome.stdout.is_empty() {
+            wrong.push(format!("{to:?}: exit code 3 and {unsaid:?} expected of\n{outcome}"));
         }
-        assert!(outcome.stdout.is_empty(), "{outcome}");
         assert!(!outcome.stderr.contains("hunter2"), "a password was printed: {outcome}");
-        assert!(
-            !folder.path().join("repository").exists(),
-            "{to}: something was written"
-        );
+        if folder.path().join("repository").exists() {
+            wrong.push(format!("{to:?}: something was written by\n{outcome}"));
+            std::fs::remove_dir_all(folder.path().join("repository")).unwrap();
+        }
     }
+    assert!(wrong.is_empty(), "{} case(s):\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_is_outside_the_file() {
+    let folder = Folder::new();
+    let file = folder.path().join("pipeline.toml");
+    std::fs::write(&file, folder.good()).unwrap();
+    let essrun = folder.essrun();
+    // Nothing is made by the way: a repository comes from `init` alone.
+    let refused = essrun.run(&["pipeline.toml"]);
+    assert_eq!(refused.code(), Some(6), "{refused}");
+    refused.expect_stderr(&["there is no repository", "init"]);
+    essrun.run(&["init", "pipeline.toml"]).expect_success();
+    // (what is replaced, by what, exit code, what is said)
+    let cases: &[(&str, &str, i32, &[&str])] = &[
+        (
+            "url = \"repository\"",
+            "url = \"ftp://example.org/x\"",
+            6,
+            &["ftp", "s3://"],
+        ),
+        (
+            "url-env = \"SYNAPSE_DB\"",
+            "url-env = \"NOT_SET_ANYWHERE\"",
+            CONFIG,
+            &["NOT_SET_ANYWHERE", "hint:"],
+        ),
+        (
+            "url-env = \"SYNAPSE_DB\"",
+            "url-file = \"missing.url\"",
+            CONFIG,
+            &["missing.url", "hint:"],
+        ),
+        (
+            "writer-key = \"writer.key\"",
+            "writer-key = \"identity.txt\"",
+            CONFIG,
+            &["identity.txt", "hint:"],
+        ),
+        (
+            "writer-key = \"writer.key\"",
+            "writer-key = \"missing.key\"",
+            CONFIG,
+            &["missing.key", "hint:"],
+        ),
+        (
+            "recipients = [\"",
+            "recipients = [\"nonsense\", \"",
+            CONFIG,
+            &["hint:", "age1"],
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (from, to, code, says) in cases {
+        let text = folder.good().replacen(from, to, 1);
+        assert_ne!(text, folder.good(), "{from:?} is not in the good file");
+        std::fs::write(&file, &text).unwrap();
+        let outcome = essrun.run(&["pipeline.toml"]);
+        let unsaid: Vec<_> = says
+            .iter()
+            .filter(|fragment| !outcome.stderr.contains(**fragment))
+            .collect();
+        if outcome.code() != Some(*code) || !unsaid.is_empty() {
+            wrong.push(format!(
+                "{to:?}: exit code {code} and {unsaid:?} expected of\n{outcome}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} case(s):\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]

@@ -36,8 +36,7 @@ pub struct Options {
 
 pub fn run(what: Bench) -> Result {
     setup::run(setup::PEERS)?;
-    shell::show(shell::cargo().args(["build", "--release", "--package", "essrun"]))?;
-    let binary = shell::target_dir("release")?.join("essrun");
+    let binary = shell::essrun("release")?;
     let (options, backup, restore) = match what {
         Bench::Backup(options) => (options, true, false),
         Bench::Restore(options) => (options, false, true),
