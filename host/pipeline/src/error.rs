@@ -35,6 +35,9 @@ pub enum PipelineError {
     /// A database or file tree failed.
     #[error("{what}: {problem}")]
     Source { what: String, problem: String },
+    /// The source changed its shape under the snapshot; a new snapshot mends it.
+    #[error("{what}: {problem}")]
+    Changed { what: String, problem: String },
     /// The repository, its store, or a key.
     #[error("repository: {problem}")]
     Repository { problem: String },
@@ -66,7 +69,7 @@ impl PipelineError {
         match self {
             PipelineError::Config { .. } => Exit::Config,
             PipelineError::Refused { .. } => Exit::Refused,
-            PipelineError::Source { .. } => Exit::Source,
+            PipelineError::Source { .. } | PipelineError::Changed { .. } => Exit::Source,
             PipelineError::Repository { .. } => Exit::Repository,
             PipelineError::Component { .. } => Exit::Component,
             PipelineError::Findings { .. } => Exit::Findings,

@@ -1,6 +1,6 @@
 //! Would a backup work? Opens everything a run opens, asks every component for its plan, takes nothing.
 
-use crate::backup::{open, plan};
+use crate::backup::prepare;
 use crate::body::Severity;
 use crate::config::Pipeline;
 use crate::error::PipelineError;
@@ -62,17 +62,12 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
             }
         }
     }
-    let mut sources = open::sources(pipeline, loaded, reporter.as_ref()).await?;
+    let sources = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
     for instant in &sources.instants {
         v.ok(&instant.group, crate::instant::in_words(instant));
     }
-    for one in &mut sources.components {
+    for one in &sources.components {
         let name = one.loaded.name().to_owned();
-        if one.failed.is_none()
-            && let Err(e) = plan::ask(one, &sources.groups, pipeline.run.jobs).await
-        {
-            one.fail(&e, reporter.as_ref());
-        }
         match &one.failed {
             Some(why) => v.add(&name, Severity::Error, why.clone()),
             None => {

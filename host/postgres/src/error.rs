@@ -41,6 +41,13 @@ pub enum Error {
     #[error("{program}: {why}; {hint}")]
     Child { program: String, why: String, hint: String },
 
+    /// A table the snapshot shows was dropped or rewritten before it could be locked. A new snapshot mends it.
+    #[error(
+        "database {database}: a table was dropped or altered while the backup began; take the snapshot again, and when \
+         it happens each time, wait until the migration or background update that does it has ended"
+    )]
+    Changed { database: String },
+
     /// What the backup holds does not agree with itself.
     #[error("{what} in the backup is not as recorded: {why}; try another backup and run `essrun check`")]
     Damaged { what: String, why: String },

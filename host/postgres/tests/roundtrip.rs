@@ -137,7 +137,8 @@ async fn split_tables_in_both_formats_come_back_whole() {
     create(
         &cluster,
         "big",
-        "CREATE TABLE narrow (a bigint, b text, c text); INSERT INTO narrow SELECT g, 'k' || g % 7, 'v' || g FROM generate_series(1, 60000) g;
+        "CREATE TABLE narrow (a bigint, b int, c text, d text); INSERT INTO narrow SELECT g, g % 7, 'k' || g % 7, 'v' || g FROM generate_series(1, 60000) g;
+         CREATE TABLE texts (a bigint, b text, c text); INSERT INTO texts SELECT g, E'k\\\n\t' || g % 7, 'v' || g FROM generate_series(1, 60000) g;
          CREATE TABLE wide (id bigint PRIMARY KEY, body text, raw bytea);
          INSERT INTO wide SELECT g, repeat(md5(g::text), 20), decode(repeat(md5(g::text), 30), 'hex') FROM generate_series(1, 9000) g;
          UPDATE wide SET body = body || 'x' WHERE id % 3 = 0; DELETE FROM wide WHERE id % 5 = 0;
@@ -151,7 +152,11 @@ async fn split_tables_in_both_formats_come_back_whole() {
         ..DumpRequest::default()
     };
     let (plan, report, reader) = dump(&source, &request).await;
-    for (name, format) in [("narrow", Format::Text), ("wide", Format::Binary)] {
+    for (name, format) in [
+        ("narrow", Format::Text),
+        ("texts", Format::Binary),
+        ("wide", Format::Binary),
+    ] {
         let table = plan.tables.iter().find(|t| t.table.name == name).unwrap();
         assert_eq!(table.format, format, "{name}");
         assert!(table.parts.len() >= 2, "{name} has {} parts", table.parts.len());

@@ -7,6 +7,7 @@
 
 pub(crate) mod open;
 pub(crate) mod plan;
+pub(crate) mod prepare;
 mod take;
 
 use crate::body::{BODY_VERSION, BackupBody, ComponentBody, Fact};
@@ -44,14 +45,9 @@ pub async fn run(
     };
 
     reporter.event(Event::Phase { phase: "open" });
-    let mut opened = open::sources(pipeline, loaded, reporter.as_ref()).await?;
+    let mut opened = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
     reporter.event(Event::Phase { phase: "plan" });
-    for one in &mut opened.components {
-        if one.failed.is_none()
-            && let Err(e) = plan::ask(one, &opened.groups, pipeline.run.jobs).await
-        {
-            one.fail(&e, reporter.as_ref());
-        }
+    for one in &opened.components {
         one.tell(options.dry_run, reporter.as_ref());
     }
     let Some(repository) = repository else {

@@ -7,6 +7,7 @@ use crate::error::PipelineError;
 use crate::load::Loaded;
 use essrun_postgres::SnapshotGroup;
 use essrun_postgres::dump::{self, DumpPlan, DumpRequest, RowFilter, TableRule};
+use essrun_sandbox::SandboxError;
 use essrun_sandbox::contract::{backup, types};
 use essrun_volume::{ArchiveRequest, PathRule};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,15 +57,31 @@ pub async fn ask(one: &mut Opened, groups: &[SnapshotGroup], jobs: usize) -> Res
         .component
         .plan_backup(Arc::new(one.world.clone()), &loaded.config.limits)
         .await
-        .map_err(|e| PipelineError::component(loaded.name(), e))?;
+        .map_err(|e| match e {
+            // What it looked at may have been dropped under the snapshot as well.
+            SandboxError::Guest {
+                error: types::Error::Inspect(problem),
+                ..
+            } => PipelineError::Changed {
+                what: loaded.name().to_owned(),
+                problem,
+            },
+            e => PipelineError::component(loaded.name(), e),
+        })?;
     let mut plan = check(loaded, plan, jobs)?;
     for (label, request) in &plan.dumps {
         let what = format!("{}/{label}", loaded.name());
         let snapshot = super::open::find(groups, loaded.name(), label)
             .ok_or_else(|| PipelineError::Internal(format!("{what} has no snapshot")))?;
-        let dump = dump::plan(snapshot, request)
-            .await
-            .map_err(|e| PipelineError::source(what, e))?;
+        let failed = |e: essrun_postgres::Error| match e {
+            essrun_postgres::Error::Changed { .. } => PipelineError::Changed {
+                what: what.clone(),
+                problem: e.to_string(),
+            },
+            e => PipelineError::source(what.clone(), e),
+        };
+        let dump = dump::plan(snapshot, request).await.map_err(failed)?;
+        dump::hold(snapshot, &dump).await.map_err(failed)?;
         plan.dump_plans.insert(label.clone(), dump);
     }
     one.plan = plan;

@@ -431,7 +431,18 @@ async fn volume_target(
         jobs: 2,
         ..essrun_volume::RestoreOptions::default()
     };
-    let planned = essrun_volume::restore::plan(&record, &path, volume_options).await;
+    // Nothing is made while planning: a path whose parents are not there is planned at the first one that will be made.
+    let (plan_at, missing) = first_missing(&path);
+    if missing && *purpose == Purpose::Restore {
+        item.findings.push(Precondition {
+            label: label.to_owned(),
+            check: "parent-missing".into(),
+            severity: Severity::Warning,
+            message: format!("{} is not there and will be made", plan_at.display()),
+            remedy: "if it should be a mounted volume, mount it first".into(),
+        });
+    }
+    let planned = essrun_volume::restore::plan(&record, &plan_at, volume_options).await;
     let plan = match planned {
         Ok(plan) => plan,
         Err(essrun_volume::VolumeError::Destination { path, why, hint }) => {
@@ -581,6 +592,18 @@ fn elsewhere_or_replace(what: &str, otherwise: String) -> String {
     } else {
         format!("{way} ({otherwise})")
     }
+}
+
+/// The path itself when its parent is there; else the outermost of its parents that is not, and `true`.
+fn first_missing(path: &Path) -> (PathBuf, bool) {
+    let mut at = path;
+    while let Some(parent) = at.parent() {
+        if parent.as_os_str().is_empty() || parent.exists() {
+            break;
+        }
+        at = parent;
+    }
+    (at.to_owned(), at != path)
 }
 
 fn non_empty(path: &Path) -> bool {

@@ -8,6 +8,7 @@ use crate::world::{Database, Granted};
 use essrun_artifact::{BackupReader, Progress};
 use essrun_postgres::{Inspector, restore as pg};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Everything that was restored and is not yet in service, by component and label.
@@ -92,6 +93,7 @@ async fn one(
                 let Some(target) = item.volumes.get(label) else {
                     return Err(unplanned(&component, label));
                 };
+                make_parents(&target.path)?;
                 let tree = essrun_volume::restore::execute(
                     reader.clone(),
                     &target.record,
@@ -115,6 +117,7 @@ async fn one(
                         replace: *replace,
                         ..essrun_sqlite::RestoreOptions::default()
                     };
+                    make_parents(path)?;
                     let file = essrun_sqlite::restore(reader.clone(), record, path, options, progress.clone())
                         .await
                         .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
@@ -158,6 +161,15 @@ async fn one(
         }
     }
     Ok(())
+}
+
+/// On a new machine the directories above a destination are not there yet.
+fn make_parents(destination: &Path) -> Result<(), PipelineError> {
+    match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => std::fs::create_dir_all(parent)
+            .map_err(|e| PipelineError::source(parent.display().to_string(), format!("cannot be made: {e}"))),
+        _ => Ok(()),
+    }
 }
 
 fn unplanned(component: &str, label: &str) -> PipelineError {

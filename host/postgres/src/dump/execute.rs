@@ -189,7 +189,7 @@ fn facts_meta(facts: &DatabaseFacts) -> serde_json::Value {
 }
 
 /// Holds the tables still against being altered or dropped, or gives up: whoever alters one has the right of way.
-async fn lock(snapshot: &Snapshot, plan: &DumpPlan) -> Result<()> {
+pub(super) async fn lock(snapshot: &Snapshot, plan: &DumpPlan) -> Result<()> {
     let holder = snapshot.holder();
     holder
         .run(
@@ -205,11 +205,9 @@ async fn lock(snapshot: &Snapshot, plan: &DumpPlan) -> Result<()> {
             .await
             .map_err(|e| match e.code() {
                 Some("55P03") => locked_by_other(&plan.database),
-                Some("42P01") => Error::refused(
-                    format!("database {}", plan.database),
-                    "a table of the plan is gone",
-                    "make the plan again",
-                ),
+                Some("42P01") => Error::Changed {
+                    database: plan.database.clone(),
+                },
                 _ => e,
             })?;
     }

@@ -48,3 +48,9 @@ pub async fn execute(
 ) -> Result<DumpReport> {
     execute::execute(snapshot, plan, prefix, writer, sensitivity, progress).await
 }
+
+/// Locks the plan's tables for reading until the snapshot ends. [`execute`] does it too; doing it right after [`plan`]
+/// finds a table that is already gone ([`crate::Error::Changed`]) while the snapshot can still be taken again.
+pub async fn hold(snapshot: &Snapshot, plan: &DumpPlan) -> Result<()> {
+    execute::lock(snapshot, plan).await
+}

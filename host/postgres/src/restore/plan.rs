@@ -37,17 +37,19 @@ pub struct RestoreOptions {
 
 impl RestoreOptions {
     pub fn new(run: impl Into<String>, database: impl Into<String>, purpose: Purpose) -> Self {
+        let jobs = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8);
         RestoreOptions {
             run: run.into(),
             database: database.into(),
             purpose,
             owner: None,
             no_privileges: false,
-            jobs: std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 8),
+            jobs,
             allow_drift: false,
             replace: false,
             maintenance_database: "postgres".to_owned(),
-            index_memory_mib: 128,
+            // A gibibyte of the server's memory in all, at most a quarter of that for one index.
+            index_memory_mib: u32::try_from(1024 / jobs).unwrap_or(128).min(256),
         }
     }
 }
