@@ -103,19 +103,22 @@ class Backup:
 
 
 def backups(root, identity):
-    """Manifests that are not forgotten, by the backup's name."""
+    """Manifests that are not forgotten, oldest first: (backup's name, path)."""
+    found = []
     for path in (root / "manifests").glob("*/*.manifest"):
         stone = root / "tombstones" / path.parent.name / (path.stem + ".tombstone")
         if not stone.exists():
             claim, _ = document(path.read_bytes(), "manifest")
-            yield claim["backup"], path
+            order = (claim["created_at"], claim["committed_at"], claim["sequence"])
+            found.append((order, claim["backup"], path))
+    return [(name, path) for _, name, path in sorted(found)]
 
 
 def main(arguments):
     if len(arguments) < 3 or arguments[2] not in ("list", "cat"):
         sys.exit(__doc__)
     root, identity = pathlib.Path(arguments[0]), arguments[1]
-    found = sorted(backups(root, identity))
+    found = backups(root, identity)
     if arguments[2] == "list":
         for name, path in found:
             print(name)

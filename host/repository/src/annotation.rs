@@ -29,7 +29,9 @@ pub(crate) async fn write(
 ) -> Result<(), RepositoryError> {
     let word = !kind.is_empty()
         && kind.len() <= 32
-        && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        && kind
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !word {
         return Err(RepositoryError::refused(
             format!("{kind:?} is not a kind of annotation"),
@@ -46,19 +48,28 @@ pub(crate) async fn write(
     };
     let json = serde_json::to_vec(body).map_err(|e| KeepError::new("annotation", e.to_string()))?;
     if json.len() > LIMIT {
-        return Err(RepositoryError::refused("the annotation is too large", "annotations are small notes"));
+        return Err(RepositoryError::refused(
+            "the annotation is too large",
+            "annotations are small notes",
+        ));
     }
     let recipients = core.recipients.with_native(key.index_recipient());
     let sealed = envelope::seal(&recipients, &json, core.options.compression_level)?;
     let object = names::annotation(&claim.backup, kind, claim.created_at)?;
-    core.store.put_new(&object, signed::write(Kind::Annotation, &claim, &sealed.bytes, key)?).await?;
+    core.store
+        .put_new(&object, signed::write(Kind::Annotation, &claim, &sealed.bytes, key)?)
+        .await?;
     Ok(())
 }
 
 /// Those with a good signature, oldest first. A foreign or damaged one is left out with a warning: it proves nothing.
 pub(crate) async fn read(core: &Core, manifest: &Manifest) -> Result<Vec<Annotation>, RepositoryError> {
     let mut all = Vec::new();
-    for info in core.store.list(&format!("annotations/{}", manifest.claim.backup)).await? {
+    for info in core
+        .store
+        .list(&format!("annotations/{}", manifest.claim.backup))
+        .await?
+    {
         let object = info.name.as_str();
         let bytes = core.store.get(&info.name).await?;
         let read = || -> Result<Annotation, RepositoryError> {

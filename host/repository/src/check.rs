@@ -4,11 +4,11 @@
 
 use crate::core::Core;
 use crate::envelope::Header;
+use crate::forget::{self, Tombstones};
 use crate::keys::{Recipients, StanzaKind, WriterId};
 use crate::manifest::{self, Manifest};
 use crate::names::{self, Hash, IndexName, PackName};
 use crate::read::{OpenBackup, RefReader};
-use crate::forget::{self, Tombstones};
 use crate::{BackupId, CheckMode, CheckReport, Finding, FindingKind, RepositoryError, read, sync};
 use bytes::Bytes;
 use essrun_artifact::BackupReader;
@@ -116,7 +116,11 @@ impl Check {
         // Of each place: the manifest's hash, the one it follows, and the object that says so.
         let mut chains: BTreeMap<WriterId, BTreeMap<u64, (Hash, String, ObjectName)>> = BTreeMap::new();
         for ((writer, sequence), t) in tombstones {
-            let link = (t.manifest, t.claim.previous.clone(), names::tombstone(writer, *sequence)?);
+            let link = (
+                t.manifest,
+                t.claim.previous.clone(),
+                names::tombstone(writer, *sequence)?,
+            );
             chains.entry(writer.clone()).or_default().insert(*sequence, link);
         }
         for m in manifests {
@@ -125,7 +129,11 @@ impl Check {
             if let Some((stood_for, _, object)) = place.insert(m.claim.sequence, link)
                 && stood_for != m.hash
             {
-                self.found(object, FindingKind::Forged, "it stands for another manifest than the one in its place");
+                self.found(
+                    object,
+                    FindingKind::Forged,
+                    "it stands for another manifest than the one in its place",
+                );
             }
         }
         for (writer, chain) in &chains {
@@ -138,7 +146,11 @@ impl Check {
                 } else if let Some((_, before)) = before
                     && names::parse_hash(previous) != Some(before)
                 {
-                    self.found(object, FindingKind::ChainBroken, "it does not follow the manifest before it");
+                    self.found(
+                        object,
+                        FindingKind::ChainBroken,
+                        "it does not follow the manifest before it",
+                    );
                 }
                 before = Some((*sequence, *hash));
             }
@@ -154,7 +166,11 @@ impl Check {
             let last = chain.and_then(|c| c.last_key_value()).map_or(0, |(s, _)| *s);
             match chain.and_then(|c| c.get(&head.sequence)) {
                 Some((hash, ..)) if *hash != head.hash => {
-                    self.found(object, FindingKind::Forged, "it is not the manifest this host wrote or saw");
+                    self.found(
+                        object,
+                        FindingKind::Forged,
+                        "it is not the manifest this host wrote or saw",
+                    );
                 }
                 None if last < head.sequence => {
                     let seen = head.sequence;
@@ -170,7 +186,10 @@ impl Check {
     async fn lists(&mut self, manifests: &[Manifest]) {
         for manifest in manifests {
             let backup = &manifest.claim.backup;
-            self.needed.entry(manifest.claim.list.clone()).or_default().push(backup.clone());
+            self.needed
+                .entry(manifest.claim.list.clone())
+                .or_default()
+                .push(backup.clone());
             match read::read_list(&self.core, &manifest.list).await {
                 Ok(list) => {
                     for object in list {
@@ -193,14 +212,22 @@ impl Check {
         }
         for name in there.keys() {
             if names::sum_in_name(name).is_some() && !self.needed.contains_key(name) {
-                self.found(name, FindingKind::Unused, "no backup needs it; an interrupted run left it for the next");
+                self.found(
+                    name,
+                    FindingKind::Unused,
+                    "no backup needs it; an interrupted run left it for the next",
+                );
             }
         }
         let mut to_read: Vec<ObjectName> = Vec::new();
         for name in self.needed.keys().cloned().collect::<Vec<_>>() {
             self.report.objects += 1;
             let Some(sum) = names::sum_in_name(&name) else {
-                self.found(&name, FindingKind::Undecodable, "a list names an object of no known kind");
+                self.found(
+                    &name,
+                    FindingKind::Undecodable,
+                    "a list names an object of no known kind",
+                );
                 continue;
             };
             match there.get(&name) {
@@ -220,7 +247,10 @@ impl Check {
                 async move {
                     let bytes = core.store.get(&name).await;
                     let hashed = match bytes {
-                        Ok(bytes) => core.compute(move || Ok((names::sha256(&bytes), head_of(&bytes), bytes.len()))).await,
+                        Ok(bytes) => {
+                            core.compute(move || Ok((names::sha256(&bytes), head_of(&bytes), bytes.len())))
+                                .await
+                        }
                         Err(e) => Err(e.into()),
                     };
                     (name, hashed)
@@ -237,7 +267,11 @@ impl Check {
                 Ok((hash, head, length)) => {
                     self.report.bytes_read += length as u64;
                     if names::sum_in_name(name.as_str()).map(|s| s.hash) != Some(hash) {
-                        self.found(&name, FindingKind::WrongContent, "its bytes are not those that were written");
+                        self.found(
+                            &name,
+                            FindingKind::WrongContent,
+                            "its bytes are not those that were written",
+                        );
                     } else if PackName::parse(name.as_str()).is_some()
                         && let Err(e) = head
                     {
@@ -269,8 +303,12 @@ impl Check {
     async fn indexes(&mut self) -> Result<(), RepositoryError> {
         let own = self.core.writer.as_ref().map(|w| w.id());
         let names: Vec<IndexName> = self.needed.keys().filter_map(|n| IndexName::parse(n)).collect();
-        let packs: BTreeMap<[u8; 32], PackName> =
-            self.needed.keys().filter_map(|n| PackName::parse(n)).map(|p| (p.sum.hash, p)).collect();
+        let packs: BTreeMap<[u8; 32], PackName> = self
+            .needed
+            .keys()
+            .filter_map(|n| PackName::parse(n))
+            .map(|p| (p.sum.hash, p))
+            .collect();
         for name in names {
             if !self.core.reads_contents && own.as_ref() != Some(&name.writer) {
                 continue;
@@ -341,9 +379,16 @@ impl Check {
                 if let Err(e) = self.read_back(&backup, &artifact.content, (part, of), &mut seen).await {
                     let (object, why) = match e {
                         RepositoryError::Damaged { object, why } => (object, why),
-                        other => (format!("{} in {}", artifact.name, backup.summary().id), other.to_string()),
+                        other => (
+                            format!("{} in {}", artifact.name, backup.summary().id),
+                            other.to_string(),
+                        ),
                     };
-                    self.found(object, FindingKind::Undecodable, format!("{why} (artifact {})", artifact.name));
+                    self.found(
+                        object,
+                        FindingKind::Undecodable,
+                        format!("{why} (artifact {})", artifact.name),
+                    );
                 }
             }
         }
@@ -402,7 +447,10 @@ fn head_of(bytes: &Bytes) -> Result<(), String> {
 /// Parts are chosen by name, so that they stay the same as the repository grows.
 fn in_part(name: &str, (part, of): (u32, u32)) -> bool {
     let hash = names::sha256(name.as_bytes());
-    let word = hash.first_chunk::<4>().map(|four| u32::from_be_bytes(*four)).unwrap_or(0);
+    let word = hash
+        .first_chunk::<4>()
+        .map(|four| u32::from_be_bytes(*four))
+        .unwrap_or(0);
     word % of.max(1) == part.saturating_sub(1)
 }
 

@@ -75,7 +75,9 @@ fn key(id: &ChunkId, pack: u32) -> [u8; 36] {
 }
 
 fn pack_of(key: &[u8; 36]) -> u32 {
-    key.last_chunk::<4>().map(|n| u32::from_be_bytes(*n)).unwrap_or(u32::MAX)
+    key.last_chunk::<4>()
+        .map(|n| u32::from_be_bytes(*n))
+        .unwrap_or(u32::MAX)
 }
 
 impl ChunkIndex {
@@ -140,7 +142,10 @@ impl ChunkIndex {
     /// Where a chunk is, in a pack that may be used.
     pub fn find(&self, id: &ChunkId, usable: impl Fn(u32) -> bool) -> Result<Option<(u32, Place)>, RepositoryError> {
         let view = self.view();
-        let range = view.chunks.range(key(id, 0)..=key(id, u32::MAX)).map_err(|e| self.error(e))?;
+        let range = view
+            .chunks
+            .range(key(id, 0)..=key(id, u32::MAX))
+            .map_err(|e| self.error(e))?;
         for row in range {
             let (key, place) = row.map_err(|e| self.error(e))?;
             let pack = pack_of(&key.value());
@@ -228,7 +233,11 @@ impl ChunkIndex {
                 rows.insert(number, row.as_slice())?;
                 numbers.insert(index.pack.sum.hash, number)?;
                 // In key order: a B-tree likes it.
-                let mut sorted: Vec<_> = index.chunks.iter().map(|(id, place)| (key(id, number), place)).collect();
+                let mut sorted: Vec<_> = index
+                    .chunks
+                    .iter()
+                    .map(|(id, place)| (key(id, number), place))
+                    .collect();
                 sorted.sort_unstable_by_key(|(key, _)| *key);
                 for (key, place) in sorted {
                     chunks.insert(key, (place.frame, place.offset, place.bytes))?;
@@ -249,7 +258,9 @@ impl ChunkIndex {
             let dead: HashSet<u32> = gone.values().copied().collect();
             let write = self.db.begin_write()?;
             {
-                write.open_table(CHUNKS)?.retain(|key, _| !dead.contains(&pack_of(&key)))?;
+                write
+                    .open_table(CHUNKS)?
+                    .retain(|key, _| !dead.contains(&pack_of(&key)))?;
                 let mut rows = write.open_table(PACKS)?;
                 let mut numbers = write.open_table(NUMBERS)?;
                 for (hash, number) in gone {
@@ -278,12 +289,26 @@ mod tests {
     use crate::names::Sum;
 
     fn index(pack: u8, chunks: &[u8]) -> (PackIndex, String) {
-        let place = Place { frame: 0, offset: 0, bytes: 5 };
+        let place = Place {
+            frame: 0,
+            offset: 0,
+            bytes: 5,
+        };
         let index = PackIndex {
-            pack: PackName { meta: false, sum: Sum { hash: [pack; 32], bytes: 10 } },
+            pack: PackName {
+                meta: false,
+                sum: Sum {
+                    hash: [pack; 32],
+                    bytes: 10,
+                },
+            },
             payload_offset: 3,
             recipients: vec![],
-            frames: vec![FrameSpan { offset: 0, compressed: 4, plain: 5 }],
+            frames: vec![FrameSpan {
+                offset: 0,
+                compressed: 4,
+                plain: 5,
+            }],
             chunks: chunks.iter().map(|c| (ChunkId([*c; 32]), place)).collect(),
         };
         (index, format!("index-{pack}"))
@@ -296,10 +321,19 @@ mod tests {
         {
             let cache = ChunkIndex::open(&path).unwrap();
             assert_eq!(cache.add(&[index(1, &[1, 2]), index(2, &[2, 3])]).unwrap(), [0, 1]);
-            assert_eq!(cache.add(&[index(1, &[1, 2])]).unwrap(), [0], "a known pack keeps its number");
+            assert_eq!(
+                cache.add(&[index(1, &[1, 2])]).unwrap(),
+                [0],
+                "a known pack keeps its number"
+            );
         }
         let cache = ChunkIndex::open(&path).unwrap();
-        let find = |n: u8, usable: &[u32]| cache.find(&ChunkId([n; 32]), |p| usable.contains(&p)).unwrap().map(|f| f.0);
+        let find = |n: u8, usable: &[u32]| {
+            cache
+                .find(&ChunkId([n; 32]), |p| usable.contains(&p))
+                .unwrap()
+                .map(|f| f.0)
+        };
         assert_eq!(find(2, &[0, 1]), Some(0));
         assert_eq!(find(2, &[1]), Some(1));
         assert_eq!(find(1, &[1]), None);

@@ -114,7 +114,10 @@ impl Core {
         let config: Config = document.untrusted()?;
         let shaped = config.id.len() == 32 && config.id.bytes().all(|b| b.is_ascii_hexdigit());
         if config.writer != document.signer || !shaped {
-            return Err(RepositoryError::damaged(names::CONFIG, "it is not signed by the writer it names"));
+            return Err(RepositoryError::damaged(
+                names::CONFIG,
+                "it is not signed by the writer it names",
+            ));
         }
         make_private_dir(&access.cache_dir)?;
         let own = access.writer.as_ref().map(WriterKey::public);
@@ -123,8 +126,12 @@ impl Core {
             remember_config(&access.cache_dir, &store.describe(), &bytes)?;
         } else if !given.is_empty() && !given.contains(&config.writer) && own != Some(config.writer) {
             return Err(RepositoryError::History {
-                why: format!("it was made by {}, who is not one of the trusted writers", config.writer),
-                hint: "if that is right, add this writer to the trusted ones; if not, this is not your repository".into(),
+                why: format!(
+                    "it was made by {}, who is not one of the trusted writers",
+                    config.writer
+                ),
+                hint: "if that is right, add this writer to the trusted ones; if not, this is not your repository"
+                    .into(),
             });
         }
         let state_dir = access.cache_dir.join(&config.id);
@@ -200,7 +207,11 @@ impl Core {
     /// The writer key, which must be one the repository knows.
     pub fn writer(&self) -> Result<&WriterKey, RepositoryError> {
         let key = self.writer.as_ref().ok_or_else(|| {
-            RepositoryError::key("writer key", "none was given", "name the writer key file in the pipeline")
+            RepositoryError::key(
+                "writer key",
+                "none was given",
+                "name the writer key file in the pipeline",
+            )
         })?;
         if self.trusted.contains(&key.public()) {
             Ok(key)
@@ -249,7 +260,10 @@ impl Core {
             return Err(RepositoryError::damaged(name, why));
         }
         if sum.hash != names::sha256(&bytes) {
-            return Err(RepositoryError::damaged(name, "its bytes are not those that were written"));
+            return Err(RepositoryError::damaged(
+                name,
+                "its bytes are not those that were written",
+            ));
         }
         Ok(bytes)
     }
@@ -297,7 +311,10 @@ fn remember_config(cache_dir: &Path, place: &str, bytes: &Bytes) -> Result<(), R
         Ok(remembered) if remembered.trim() == seen => Ok(()),
         Ok(_) => Err(RepositoryError::History {
             why: format!("{place} holds another repository than when this host first saw it"),
-            hint: format!("if that is right, delete {}; if not, somebody swapped it", path.display()),
+            hint: format!(
+                "if that is right, delete {}; if not, somebody swapped it",
+                path.display()
+            ),
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_state(&path, seen.as_bytes()),
         Err(e) => Err(cache_failed(&path, &e)),

@@ -113,10 +113,14 @@ mod tests {
         let mut changed = bytes.clone();
         changed.splice(1_000_000..1_000_000, [1, 2, 3]);
         let after: std::collections::HashSet<usize> = cuts(&cutter, &changed).into_iter().collect();
-        let kept = before.iter().filter(|at| after.contains(&if **at > 1_000_000 { **at + 3 } else { **at })).count();
+        let kept = before
+            .iter()
+            .filter(|at| after.contains(&if **at > 1_000_000 { **at + 3 } else { **at }))
+            .count();
         assert!(before.len() - kept < 10, "{} of {} kept", kept, before.len());
-        let other: std::collections::HashSet<usize> =
-            cuts(&Cutter::new(&ChunkKey([2; 32]), Cut::Fine), &bytes).into_iter().collect();
+        let other: std::collections::HashSet<usize> = cuts(&Cutter::new(&ChunkKey([2; 32]), Cut::Fine), &bytes)
+            .into_iter()
+            .collect();
         let same = before.iter().filter(|at| other.contains(at)).count();
         assert!(same < before.len() / 20, "{same} of {}", before.len());
     }

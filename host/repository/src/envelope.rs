@@ -38,8 +38,14 @@ impl Header {
         let mut first = true;
         loop {
             let rest = bytes.get(offset..bytes.len().min(HEADER_LIMIT)).unwrap_or_default();
-            let length = rest.iter().position(|b| *b == b'\n').ok_or("the age header has no end")?;
-            let line = rest.get(..length).and_then(|l| std::str::from_utf8(l).ok()).ok_or("the age header is no text")?;
+            let length = rest
+                .iter()
+                .position(|b| *b == b'\n')
+                .ok_or("the age header has no end")?;
+            let line = rest
+                .get(..length)
+                .and_then(|l| std::str::from_utf8(l).ok())
+                .ok_or("the age header is no text")?;
             offset += length + 1;
             if first {
                 if line != MAGIC {
@@ -73,7 +79,9 @@ impl Header {
         }
         let plugins = kinds.iter().filter(|k| **k == StanzaKind::Plugin).count();
         // What is left must be the plugins'; no plugin speaks for the kinds built in.
-        let native = left.iter().find(|t| matches!(t.as_str(), "X25519" | "scrypt" | "ssh-rsa" | "ssh-ed25519"));
+        let native = left
+            .iter()
+            .find(|t| matches!(t.as_str(), "X25519" | "scrypt" | "ssh-rsa" | "ssh-ed25519"));
         match native {
             Some(tag) => Err(format!("the header has a {tag} stanza too many")),
             None if left.len() < plugins => Err("the header lacks a plugin's stanza".into()),
@@ -101,7 +109,9 @@ impl Sealer {
     pub fn new(recipients: &Recipients, capacity: usize) -> Result<Self, RepositoryError> {
         let seal = |e: &dyn std::fmt::Display| failed("encrypting", e);
         let encryptor = age::Encryptor::with_recipients(recipients.as_age()).map_err(|e| seal(&e))?;
-        let stream = encryptor.wrap_output(Vec::with_capacity(capacity)).map_err(|e| seal(&e))?;
+        let stream = encryptor
+            .wrap_output(Vec::with_capacity(capacity))
+            .map_err(|e| seal(&e))?;
         Ok(Sealer {
             stream,
             kinds: recipients.kinds(),
@@ -159,7 +169,12 @@ fn no_key(object: &str, e: age::DecryptError) -> RepositoryError {
 }
 
 /// Opens a whole age file of zstd frames, refusing more than `limit` plain bytes.
-pub(crate) fn open(object: &str, identities: &[Identity], bytes: &[u8], limit: usize) -> Result<Vec<u8>, RepositoryError> {
+pub(crate) fn open(
+    object: &str,
+    identities: &[Identity],
+    bytes: &[u8],
+    limit: usize,
+) -> Result<Vec<u8>, RepositoryError> {
     let decryptor = age::Decryptor::new_buffered(bytes).map_err(|e| no_key(object, e))?;
     let stream = decryptor.decrypt(ages(identities)).map_err(|e| no_key(object, e))?;
     let bad = |e: std::io::Error| RepositoryError::damaged(object, format!("cannot be read: {e}"));
@@ -167,7 +182,10 @@ pub(crate) fn open(object: &str, identities: &[Identity], bytes: &[u8], limit: u
     let mut plain = Vec::new();
     decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(bad)?;
     if plain.len() > limit {
-        return Err(RepositoryError::damaged(object, format!("expands to more than {limit} bytes")));
+        return Err(RepositoryError::damaged(
+            object,
+            format!("expands to more than {limit} bytes"),
+        ));
     }
     Ok(plain)
 }
@@ -220,7 +238,10 @@ impl Read for Sparse {
         let source = match in_header {
             Some(rest) if !rest.is_empty() => rest,
             _ => {
-                let at = self.position.checked_sub(self.blocks_at).and_then(|at| usize::try_from(at).ok());
+                let at = self
+                    .position
+                    .checked_sub(self.blocks_at)
+                    .and_then(|at| usize::try_from(at).ok());
                 at.and_then(|at| self.blocks.get(at..)).ok_or_else(|| {
                     std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "reading outside of what was fetched")
                 })?
@@ -242,8 +263,9 @@ impl Seek for Sparse {
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
             SeekFrom::End(_) => None,
         };
-        self.position = target
-            .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidInput, "the end of this file is not at hand"))?;
+        self.position = target.ok_or_else(|| {
+            std::io::Error::new(std::io::ErrorKind::InvalidInput, "the end of this file is not at hand")
+        })?;
         Ok(self.position)
     }
 }
@@ -263,7 +285,10 @@ mod tests {
     fn small_envelopes_open_with_the_right_key_and_within_their_limit() {
         let (identities, recipients) = pair();
         let sealed = seal(&recipients, &[7u8; 100_000], 3).unwrap();
-        assert_eq!(open("x", &identities, &sealed.bytes, 100_000).unwrap(), vec![7u8; 100_000]);
+        assert_eq!(
+            open("x", &identities, &sealed.bytes, 100_000).unwrap(),
+            vec![7u8; 100_000]
+        );
         let said = open("x", &identities, &sealed.bytes, 99_999).unwrap_err().to_string();
         assert!(said.contains("expands"), "{said}");
         let said = open("x", &pair().0, &sealed.bytes, 100_000).unwrap_err().to_string();
@@ -280,7 +305,10 @@ mod tests {
         assert!(header.fits(&one.kinds()).unwrap_err().contains("too many"));
         let header = Header::parse(&seal(&one, b"x", 3).unwrap().bytes).unwrap();
         assert!(header.fits(&two.kinds()).unwrap_err().contains("lacks"));
-        let plugin = Header { tags: vec!["X25519".into(), "piv-p256".into()], payload_offset: 0 };
+        let plugin = Header {
+            tags: vec!["X25519".into(), "piv-p256".into()],
+            payload_offset: 0,
+        };
         assert!(plugin.fits(&[StanzaKind::Tag("X25519"), StanzaKind::Plugin]).is_ok());
         assert!(plugin.fits(&one.kinds()).unwrap_err().contains("foreign"));
     }
@@ -294,13 +322,28 @@ mod tests {
             sealer.write(&plain).unwrap();
             let sealed = sealer.finish().unwrap();
             let header = sealed.bytes.slice(..sealed.payload_offset as usize);
-            for (from, to) in [(0, 1), (0, length), (length - 1, length), (length / 3, length / 2 + 1), (length / 2, length)] {
+            for (from, to) in [
+                (0, 1),
+                (0, length),
+                (length - 1, length),
+                (length / 3, length / 2 + 1),
+                (length / 2, length),
+            ] {
                 if from >= to {
                     continue;
                 }
                 let range = sealed_range(sealed.payload_offset, sealed.bytes.len() as u64, from as u64, to as u64);
                 let blocks = sealed.bytes.slice(range.start as usize..range.end as usize);
-                let got = open_range("x", &identities, header.clone(), blocks, range.start, from as u64, to as u64).unwrap();
+                let got = open_range(
+                    "x",
+                    &identities,
+                    header.clone(),
+                    blocks,
+                    range.start,
+                    from as u64,
+                    to as u64,
+                )
+                .unwrap();
                 assert_eq!(got, &plain[from..to], "{length} {from} {to}");
             }
         }

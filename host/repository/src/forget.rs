@@ -75,9 +75,7 @@ async fn read(core: &Core, object: &ObjectName, set_at: i64) -> Result<(WriterId
 }
 
 /// All tombstones that count, and what is wrong with those that do not.
-pub(crate) async fn read_all(
-    core: &Core,
-) -> Result<(Tombstones, Vec<(ObjectName, RepositoryError)>), RepositoryError> {
+pub(crate) async fn read_all(core: &Core) -> Result<(Tombstones, Vec<(ObjectName, RepositoryError)>), RepositoryError> {
     let (mut good, mut bad) = (Tombstones::new(), Vec::new());
     for info in core.store.list("tombstones").await? {
         match read(core, &info.name, info.modified_unix_seconds).await {

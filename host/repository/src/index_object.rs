@@ -141,7 +141,10 @@ pub(crate) fn decode(
         }
         let mut at = 0u32;
         for _ in 0..count {
-            let entry = entries.next().flatten().ok_or_else(|| bad("an entry is missing or impossible"))?;
+            let entry = entries
+                .next()
+                .flatten()
+                .ok_or_else(|| bad("an entry is missing or impossible"))?;
             let place = Place {
                 frame: number,
                 offset: at,
@@ -197,13 +200,28 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample(key: &WriterKey) -> (PackName, Bytes, Vec<FrameChunks>) {
-        let chunk = |n: u8, bytes| ChunkRef { id: ChunkId([n; 32]), bytes };
+        let chunk = |n: u8, bytes| ChunkRef {
+            id: ChunkId([n; 32]),
+            bytes,
+        };
         let frames = vec![
-            FrameChunks { compressed: 70_000, chunks: vec![chunk(1, 500_000), chunk(2, 600_000)] },
-            FrameChunks { compressed: 10, chunks: vec![chunk(3, 1)] },
+            FrameChunks {
+                compressed: 70_000,
+                chunks: vec![chunk(1, 500_000), chunk(2, 600_000)],
+            },
+            FrameChunks {
+                compressed: 10,
+                chunks: vec![chunk(3, 1)],
+            },
         ];
         let size = 200 + 70_010 + 2 * 16;
-        let pack = PackName::new(Domain::Data, Sum { hash: [9; 32], bytes: size });
+        let pack = PackName::new(
+            Domain::Data,
+            Sum {
+                hash: [9; 32],
+                bytes: size,
+            },
+        );
         let bytes = encode("r", &pack, 200, &Recipients::none(), &frames, key).unwrap();
         (pack, bytes, frames)
     }
@@ -214,8 +232,25 @@ mod tests {
         let (pack, bytes, _) = sample(&key);
         let index = decode("x", &bytes, "r", &[key.public()]).unwrap();
         assert_eq!(index.pack, pack);
-        assert_eq!(index.frames[1], FrameSpan { offset: 70_000, compressed: 10, plain: 1 });
-        assert_eq!(index.chunks[1], (ChunkId([2; 32]), Place { frame: 0, offset: 500_000, bytes: 600_000 }));
+        assert_eq!(
+            index.frames[1],
+            FrameSpan {
+                offset: 70_000,
+                compressed: 10,
+                plain: 1
+            }
+        );
+        assert_eq!(
+            index.chunks[1],
+            (
+                ChunkId([2; 32]),
+                Place {
+                    frame: 0,
+                    offset: 500_000,
+                    bytes: 600_000
+                }
+            )
+        );
         assert!(decode("x", &bytes, "other", &[key.public()]).is_err());
         assert!(decode("x", &bytes, "r", &[WriterKey::generate().public()]).is_err());
     }

@@ -118,7 +118,11 @@ pub(crate) async fn places(core: &Core) -> Result<BTreeMap<WriterId, BTreeMap<u6
 pub(crate) async fn read_all(
     core: &Core,
 ) -> Result<Vec<(ObjectName, Result<Manifest, RepositoryError>)>, RepositoryError> {
-    let names: Vec<ObjectName> = places(core).await?.into_values().flat_map(BTreeMap::into_values).collect();
+    let names: Vec<ObjectName> = places(core)
+        .await?
+        .into_values()
+        .flat_map(BTreeMap::into_values)
+        .collect();
     futures_util::stream::iter(names)
         .map(|name| async move {
             match core.store.get(&name).await {
@@ -160,7 +164,9 @@ fn head_path(core: &Core, writer: &WriterId) -> PathBuf {
 pub(crate) fn remembered(core: &Core, writer: &WriterId) -> Result<Option<Head>, RepositoryError> {
     let path = head_path(core, writer);
     match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| cache_failed(&path, &e)),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| cache_failed(&path, &e)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(cache_failed(&path, &e)),
     }
@@ -184,7 +190,10 @@ pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, Rep
         hash: names::sha256(&config),
     };
     let known = remembered(core, writer)?.unwrap_or(origin);
-    let stored = places(core).await?.remove(writer).and_then(|mut chain| chain.pop_last());
+    let stored = places(core)
+        .await?
+        .remove(writer)
+        .and_then(|mut chain| chain.pop_last());
     let manifest = match stored {
         None => None,
         Some((_, name)) => {
@@ -194,30 +203,50 @@ pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, Rep
     };
     // A forgotten backup's place is taken for ever, also when its manifest is gone.
     let (tombstones, _) = crate::forget::read_all(core).await?;
-    let buried = tombstones.iter().rev().find(|((w, _), _)| w == writer).map(|((_, sequence), t)| Head {
-        sequence: *sequence,
-        hash: t.manifest,
+    let buried = tombstones
+        .iter()
+        .rev()
+        .find(|((w, _), _)| w == writer)
+        .map(|((_, sequence), t)| Head {
+            sequence: *sequence,
+            hash: t.manifest,
+        });
+    let stored = manifest.map(|(m, name)| {
+        (
+            Head {
+                sequence: m.claim.sequence,
+                hash: m.hash,
+            },
+            name,
+        )
     });
-    let stored = manifest.map(|(m, name)| (Head { sequence: m.claim.sequence, hash: m.hash }, name));
     let (found, name) = match (stored, buried) {
         (Some((head, _)), Some(buried)) if buried.sequence > head.sequence => (buried, String::from("a tombstone")),
         (Some((head, name)), _) => (head, name.to_string()),
         (None, Some(buried)) => (buried, String::from("a tombstone")),
         (None, None) => {
             if known.sequence > 0 {
-                tracing::warn!(remembered = known.sequence, "this writer's backups are gone from the repository");
+                tracing::warn!(
+                    remembered = known.sequence,
+                    "this writer's backups are gone from the repository"
+                );
             }
             return Ok(known);
         }
     };
     if found.sequence < known.sequence {
-        tracing::warn!(remembered = known.sequence, found = found.sequence, "the repository is older than this host saw it");
+        tracing::warn!(
+            remembered = known.sequence,
+            found = found.sequence,
+            "the repository is older than this host saw it"
+        );
         return Ok(known);
     }
     if found.sequence == known.sequence && found.hash != known.hash {
         return Err(RepositoryError::History {
             why: format!("{name} is not the manifest that this host wrote or saw"),
-            hint: "somebody replaced it with another one signed with the same writer key; treat the key as stolen".into(),
+            hint: "somebody replaced it with another one signed with the same writer key; treat the key as stolen"
+                .into(),
         });
     }
     Ok(found)

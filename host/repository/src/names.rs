@@ -91,7 +91,11 @@ impl PackName {
 
     pub fn object(&self) -> Result<ObjectName, RepositoryError> {
         let first = self.sum.hash.first().copied().unwrap_or(0);
-        made(format!("{}/{first:02x}/{}.age", if self.meta { "meta" } else { "data" }, self.sum))
+        made(format!(
+            "{}/{first:02x}/{}.age",
+            if self.meta { "meta" } else { "data" },
+            self.sum
+        ))
     }
 
     pub fn parse(name: &str) -> Option<Self> {
@@ -117,7 +121,12 @@ pub(crate) struct IndexName {
 
 impl IndexName {
     pub fn object(&self) -> Result<ObjectName, RepositoryError> {
-        made(format!("index/{}/{}.{}.age", self.writer, hex::encode(self.pack), self.sum))
+        made(format!(
+            "index/{}/{}.{}.age",
+            self.writer,
+            hex::encode(self.pack),
+            self.sum
+        ))
     }
 
     pub fn parse(name: &str) -> Option<Self> {
@@ -178,7 +187,9 @@ pub(crate) fn writer_card(writer: &WriterId) -> Result<ObjectName, RepositoryErr
 
 pub(crate) fn annotation(backup: &BackupId, kind: &str, unix_seconds: i64) -> Result<ObjectName, RepositoryError> {
     let nonce = hex::encode(rand::random::<[u8; 4]>());
-    made(format!("annotations/{backup}/{unix_seconds:012}-{kind}-{nonce}.annotation"))
+    made(format!(
+        "annotations/{backup}/{unix_seconds:012}-{kind}-{nonce}.annotation"
+    ))
 }
 
 pub(crate) fn lease(backup: &BackupId, number: u64) -> Result<ObjectName, RepositoryError> {
@@ -208,12 +219,19 @@ mod tests {
             assert_eq!(PackName::parse(pack.object().unwrap().as_str()), Some(pack));
         }
         let writer: WriterId = "0123456789abcdef".to_owned().try_into().unwrap();
-        let index = IndexName { writer: writer.clone(), pack: [7; 32], sum };
+        let index = IndexName {
+            writer: writer.clone(),
+            pack: [7; 32],
+            sum,
+        };
         assert_eq!(IndexName::parse(index.object().unwrap().as_str()), Some(index));
         let list = ListName(sum);
         assert_eq!(ListName::parse(list.object().unwrap().as_str()), Some(list));
         let name = manifest(&writer, 42).unwrap();
-        assert_eq!(parse_sequenced(name.as_str(), "manifests", "manifest"), Some((writer, 42)));
+        assert_eq!(
+            parse_sequenced(name.as_str(), "manifests", "manifest"),
+            Some((writer, 42))
+        );
     }
 
     #[test]
@@ -231,8 +249,12 @@ mod tests {
         ] {
             assert_eq!(PackName::parse(&bad), None, "{bad}");
         }
-        for bad in ["manifests/0123456789abcdef/42.manifest", "manifests/0123456789abcdef/0000000000.manifest",
-            "manifests/x/0000000001.manifest", "manifests/0123456789abcdef/-000000001.manifest"] {
+        for bad in [
+            "manifests/0123456789abcdef/42.manifest",
+            "manifests/0123456789abcdef/0000000000.manifest",
+            "manifests/x/0000000001.manifest",
+            "manifests/0123456789abcdef/-000000001.manifest",
+        ] {
             assert_eq!(parse_sequenced(bad, "manifests", "manifest"), None, "{bad}");
         }
     }

@@ -99,7 +99,9 @@ pub(crate) async fn marked(core: &Core) -> Result<HashSet<String>, RepositoryErr
 async fn store_now(core: &Core) -> Result<i64, RepositoryError> {
     let probe = names::probe()?;
     let claim = serde_json::json!({"repository": core.config.id});
-    core.store.put_new(&probe, signed::write(Kind::Lease, &claim, b"", core.writer()?)?).await?;
+    core.store
+        .put_new(&probe, signed::write(Kind::Lease, &claim, b"", core.writer()?)?)
+        .await?;
     let seen = core.store.head(&probe).await?;
     core.store.delete(&probe).await?;
     seen.map(|info| info.modified_unix_seconds)
@@ -162,14 +164,23 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
         let place = (manifest.writer.clone(), manifest.claim.sequence);
         if !forget::is_forgotten(&tombstones, &manifest) {
             needs(core, &manifest, &mut live).await?;
-        } else if tombstones.get(&place).is_none_or(|t| t.set_at.saturating_add(grace) > now) {
+        } else if tombstones
+            .get(&place)
+            .is_none_or(|t| t.set_at.saturating_add(grace) > now)
+        {
             needs(core, &manifest, &mut protected).await?;
         } else {
             dead_manifests.push(object);
         }
     }
     protected.extend(live.iter().cloned());
-    let there = core.store.list("").await?.into_iter().map(|info| (info.name.to_string(), info)).collect();
+    let there = core
+        .store
+        .list("")
+        .await?
+        .into_iter()
+        .map(|info| (info.name.to_string(), info))
+        .collect();
     Ok(View {
         now,
         there,
@@ -206,7 +217,10 @@ impl View {
         for mark in self.marks.iter().filter(|m| !self.is_stale(m)) {
             if mark.set_at.saturating_add(grace) > self.now {
                 let left = mark.set_at.saturating_add(grace) - self.now;
-                waiting.push(format!("{} is within its grace time for {left} more seconds", mark.object));
+                waiting.push(format!(
+                    "{} is within its grace time for {left} more seconds",
+                    mark.object
+                ));
                 continue;
             }
             let began_before = |(_, began): &&(String, i64)| *began <= mark.planned_at.saturating_add(SKEW_SECONDS);
@@ -215,7 +229,13 @@ impl View {
                 continue;
             }
             let free = |name: &&String| self.there.contains_key(*name) && !self.protected.contains(*name);
-            delete.extend(mark.objects.iter().filter(free).filter(|n| names::sum_in_name(n).is_some()).cloned());
+            delete.extend(
+                mark.objects
+                    .iter()
+                    .filter(free)
+                    .filter(|n| names::sum_in_name(n).is_some())
+                    .cloned(),
+            );
         }
         (delete, waiting)
     }
@@ -228,7 +248,12 @@ impl View {
 pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, RepositoryError> {
     let view = look(core, grace).await?;
     let (sweep, waiting) = view.sweep(grace);
-    let marked: HashSet<&String> = view.marks.iter().filter(|m| !view.is_stale(m)).flat_map(|m| &m.objects).collect();
+    let marked: HashSet<&String> = view
+        .marks
+        .iter()
+        .filter(|m| !view.is_stale(m))
+        .flat_map(|m| &m.objects)
+        .collect();
     let mark: Vec<String> = view
         .there
         .keys()
@@ -246,7 +271,12 @@ pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, Repo
         delete,
         waiting,
         needed: view.live.len() as u64,
-        renew: view.marks.iter().filter(|m| view.is_stale(m)).map(|m| m.object.to_string()).collect(),
+        renew: view
+            .marks
+            .iter()
+            .filter(|m| view.is_stale(m))
+            .map(|m| m.object.to_string())
+            .collect(),
         grace,
     })
 }
@@ -261,7 +291,12 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
             planned_at,
             objects: plan.mark.clone(),
         };
-        core.store.put_new(&names::prune(planned_at)?, signed::write(Kind::Prune, &claim, b"", key)?).await?;
+        core.store
+            .put_new(
+                &names::prune(planned_at)?,
+                signed::write(Kind::Prune, &claim, b"", key)?,
+            )
+            .await?;
         report.marked = plan.mark.len() as u64;
     }
     for name in &plan.renew {
@@ -286,9 +321,15 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
     }
     // A mark all of whose objects are gone has done its work.
     for mark in &view.marks {
-        let left = mark.objects.iter().any(|n| view.there.contains_key(n) && !plan.delete.contains(n));
+        let left = mark
+            .objects
+            .iter()
+            .any(|n| view.there.contains_key(n) && !plan.delete.contains(n));
         let spared = mark.objects.iter().any(|n| report.spared.contains(n));
-        let old = mark.set_at.saturating_add(i64::try_from(plan.grace.as_secs()).unwrap_or(i64::MAX)) <= view.now;
+        let old = mark
+            .set_at
+            .saturating_add(i64::try_from(plan.grace.as_secs()).unwrap_or(i64::MAX))
+            <= view.now;
         if old && !spared && !left {
             core.store.delete(&mark.object).await?;
         }

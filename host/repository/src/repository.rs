@@ -88,7 +88,11 @@ impl Repository {
                 Err(e) => tracing::warn!(error = %e, "a manifest is left out"),
             }
         }
-        all.sort_by(|a, b| (a.claim.created_at, &a.claim.backup).cmp(&(b.claim.created_at, &b.claim.backup)));
+        // Backups of one second: one writer's are told apart by their place in its chain.
+        all.sort_by_cached_key(|m| {
+            let c = &m.claim;
+            (c.created_at, c.committed_at, c.sequence, c.backup.clone())
+        });
         Ok(all)
     }
 

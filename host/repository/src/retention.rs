@@ -58,7 +58,14 @@ impl Rules {
     }
 
     fn are_none(&self) -> bool {
-        let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        let counts = [
+            self.last,
+            self.hourly,
+            self.daily,
+            self.weekly,
+            self.monthly,
+            self.yearly,
+        ];
         counts.iter().all(|c| *c == 0) && self.within.is_none()
     }
 }
@@ -119,20 +126,36 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
     let credited: Vec<(&Candidate, Option<jiff::ZonedDateTime>)> = order
         .iter()
         .filter(|c| !future(c) && !c.suspect)
-        .map(|c| (*c, Timestamp::from_second(c.created_at).ok().map(|t| t.to_zoned_datetime(rules.time_zone.clone()))))
+        .map(|c| {
+            (
+                *c,
+                Timestamp::from_second(c.created_at)
+                    .ok()
+                    .map(|t| t.to_zoned_datetime(rules.time_zone.clone())),
+            )
+        })
         .collect();
 
     if rules.are_none() {
         for c in &order {
-            reasons.entry(&c.id).or_default().push("there is no rule, so everything is kept".into());
+            reasons
+                .entry(&c.id)
+                .or_default()
+                .push("there is no rule, so everything is kept".into());
         }
     }
     for (place, (c, time)) in credited.iter().enumerate() {
         if time.is_none() {
-            reasons.entry(&c.id).or_default().push("its time is none that can be counted".into());
+            reasons
+                .entry(&c.id)
+                .or_default()
+                .push("its time is none that can be counted".into());
         }
         if u32::try_from(place).is_ok_and(|p| p < rules.last) || rules.last == Rules::ALL {
-            reasons.entry(&c.id).or_default().push(format!("last {}", count(rules.last)));
+            reasons
+                .entry(&c.id)
+                .or_default()
+                .push(format!("last {}", count(rules.last)));
         }
     }
     let periods: [(&str, u32, Period); 5] = [
@@ -161,16 +184,24 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
             if left == 0 {
                 break;
             }
-            reasons.entry(&chosen.id).or_default().push(format!("{name} {} ({value})", count(limit)));
+            reasons
+                .entry(&chosen.id)
+                .or_default()
+                .push(format!("{name} {} ({value})", count(limit)));
             if limit != Rules::ALL {
                 left -= 1;
             }
         }
         if left > 0
             && let Some((oldest, _)) = credited.iter().rev().find(|(_, t)| t.is_some())
-            && !reasons.get(&oldest.id).is_some_and(|r| r.iter().any(|r| r.starts_with(name)))
+            && !reasons
+                .get(&oldest.id)
+                .is_some_and(|r| r.iter().any(|r| r.starts_with(name)))
         {
-            reasons.entry(&oldest.id).or_default().push(format!("{name} {} (oldest)", count(limit)));
+            reasons
+                .entry(&oldest.id)
+                .or_default()
+                .push(format!("{name} {} (oldest)", count(limit)));
         }
     }
     if let Some(within) = rules.within
@@ -187,9 +218,15 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
     let newest_good = credited.first().map(|(c, _)| c.created_at);
     for c in &order {
         if future(c) {
-            reasons.entry(&c.id).or_default().push("dated in the future; not counted".into());
+            reasons
+                .entry(&c.id)
+                .or_default()
+                .push("dated in the future; not counted".into());
         } else if c.suspect && newest_good.is_none_or(|good| good <= c.created_at) {
-            reasons.entry(&c.id).or_default().push("suspect, but no good backup is newer; not counted".into());
+            reasons
+                .entry(&c.id)
+                .or_default()
+                .push("suspect, but no good backup is newer; not counted".into());
         }
     }
     order
@@ -225,8 +262,16 @@ mod tests {
     }
 
     fn candidate(n: usize, created_at: i64) -> Candidate {
-        let time = Timestamp::from_second(created_at).unwrap().strftime("%Y%m%dt%H%M%Sz").to_string();
-        Candidate { id: BackupId::new(format!("{time}-{n:08x}")).unwrap(), created_at, verified: false, suspect: false }
+        let time = Timestamp::from_second(created_at)
+            .unwrap()
+            .strftime("%Y%m%dt%H%M%Sz")
+            .to_string();
+        Candidate {
+            id: BackupId::new(format!("{time}-{n:08x}")).unwrap(),
+            created_at,
+            verified: false,
+            suspect: false,
+        }
     }
 
     fn rules() -> Rules {
@@ -237,7 +282,11 @@ mod tests {
         let decisions = decide(rules, all, at(now));
         assert_eq!(decisions.len(), all.len());
         assert!(decisions.iter().all(|d| !d.reasons.is_empty()));
-        decisions.iter().filter(|d| d.keep).map(|d| d.id.as_str()[..11].to_owned()).collect()
+        decisions
+            .iter()
+            .filter(|d| d.keep)
+            .map(|d| d.id.as_str()[..11].to_owned())
+            .collect()
     }
 
     fn times(all: &[&str]) -> Vec<Candidate> {
@@ -254,26 +303,47 @@ mod tests {
     fn daily_counts_days_that_have_a_backup() {
         // Restic's own example: keep-daily counts the last n days which have snapshots.
         let all = times(&[
-            "2026-01-20T03:00:00Z", "2026-01-20T15:00:00Z", "2026-01-10T03:00:00Z", "2026-01-09T03:00:00Z",
+            "2026-01-20T03:00:00Z",
+            "2026-01-20T15:00:00Z",
+            "2026-01-10T03:00:00Z",
+            "2026-01-09T03:00:00Z",
             "2026-01-08T03:00:00Z",
         ]);
         let some = Rules { daily: 3, ..rules() };
-        assert_eq!(kept(&some, &all, "2026-01-21T00:00:00Z"), ["20260120t15", "20260110t03", "20260109t03"]);
+        assert_eq!(
+            kept(&some, &all, "2026-01-21T00:00:00Z"),
+            ["20260120t15", "20260110t03", "20260109t03"]
+        );
         // Counts left: the oldest is kept too.
         let many = Rules { daily: 9, ..rules() };
         assert_eq!(kept(&many, &all, "2026-01-21T00:00:00Z").len(), 4);
         let monthly = Rules { monthly: 3, ..rules() };
-        assert_eq!(kept(&monthly, &all, "2026-01-21T00:00:00Z"), ["20260120t15", "20260108t03"]);
+        assert_eq!(
+            kept(&monthly, &all, "2026-01-21T00:00:00Z"),
+            ["20260120t15", "20260108t03"]
+        );
     }
 
     #[test]
     fn weeks_are_iso_weeks_across_new_year() {
         // 2027-01-01 is a Friday of week 53 of 2026; 2027-01-04 begins week 1.
-        let all = times(&["2027-01-04T00:00:00Z", "2027-01-03T00:00:00Z", "2027-01-01T00:00:00Z", "2026-12-28T00:00:00Z", "2026-12-27T00:00:00Z"]);
+        let all = times(&[
+            "2027-01-04T00:00:00Z",
+            "2027-01-03T00:00:00Z",
+            "2027-01-01T00:00:00Z",
+            "2026-12-28T00:00:00Z",
+            "2026-12-27T00:00:00Z",
+        ]);
         let weekly = Rules { weekly: 2, ..rules() };
-        assert_eq!(kept(&weekly, &all, "2027-01-05T00:00:00Z"), ["20270104t00", "20270103t00"]);
+        assert_eq!(
+            kept(&weekly, &all, "2027-01-05T00:00:00Z"),
+            ["20270104t00", "20270103t00"]
+        );
         let yearly = Rules { yearly: 2, ..rules() };
-        assert_eq!(kept(&yearly, &all, "2027-01-05T00:00:00Z"), ["20270104t00", "20261228t00"]);
+        assert_eq!(
+            kept(&yearly, &all, "2027-01-05T00:00:00Z"),
+            ["20270104t00", "20261228t00"]
+        );
     }
 
     #[test]
@@ -281,7 +351,10 @@ mod tests {
         let all = times(&["2026-07-01T21:30:00Z", "2026-07-01T22:30:00Z"]);
         let utc = Rules { daily: 1, ..rules() };
         assert_eq!(kept(&utc, &all, "2026-07-02T00:00:00Z").len(), 1);
-        let berlin = Rules { daily: 2, ..Rules::in_zone("Europe/Berlin").unwrap() };
+        let berlin = Rules {
+            daily: 2,
+            ..Rules::in_zone("Europe/Berlin").unwrap()
+        };
         assert_eq!(kept(&berlin, &all, "2026-07-02T00:00:00Z").len(), 2);
         assert!(Rules::in_zone("Europe/Atlantis").is_err());
     }
@@ -289,18 +362,35 @@ mod tests {
     #[test]
     fn within_counts_from_the_newest_backup() {
         let all = times(&["2026-01-10T00:00:00Z", "2026-01-09T00:00:00Z", "2026-01-01T00:00:00Z"]);
-        let within = Rules { within: Some(SignedDuration::from_hours(48)), ..rules() };
-        assert_eq!(kept(&within, &all, "2026-06-01T00:00:00Z"), ["20260110t00", "20260109t00"]);
+        let within = Rules {
+            within: Some(SignedDuration::from_hours(48)),
+            ..rules()
+        };
+        assert_eq!(
+            kept(&within, &all, "2026-06-01T00:00:00Z"),
+            ["20260110t00", "20260109t00"]
+        );
     }
 
     #[test]
     fn the_future_and_the_suspect_push_nothing_out() {
-        let mut all = times(&["2099-01-01T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"]);
+        let mut all = times(&[
+            "2099-01-01T00:00:00Z",
+            "2026-01-03T00:00:00Z",
+            "2026-01-02T00:00:00Z",
+            "2026-01-01T00:00:00Z",
+        ]);
         all[1].suspect = true;
         let last = Rules { last: 1, ..rules() };
-        assert_eq!(kept(&last, &all, "2026-01-04T00:00:00Z"), ["20990101t00", "20260103t00", "20260102t00"]);
+        assert_eq!(
+            kept(&last, &all, "2026-01-04T00:00:00Z"),
+            ["20990101t00", "20260103t00", "20260102t00"]
+        );
         all[1].created_at -= 2 * 86400 - 1;
-        assert_eq!(kept(&last, &all, "2026-01-04T00:00:00Z"), ["20990101t00", "20260102t00"]);
+        assert_eq!(
+            kept(&last, &all, "2026-01-04T00:00:00Z"),
+            ["20990101t00", "20260102t00"]
+        );
     }
 
     #[test]
@@ -311,7 +401,10 @@ mod tests {
         assert_eq!(kept(&daily, &all, "2026-01-11T00:00:00Z"), ["20260110t03"]);
         all[1].verified = false;
         all[2].verified = true;
-        assert_eq!(kept(&daily, &all, "2026-01-11T00:00:00Z"), ["20260110t12", "20260105t03"]);
+        assert_eq!(
+            kept(&daily, &all, "2026-01-11T00:00:00Z"),
+            ["20260110t12", "20260105t03"]
+        );
     }
 
     proptest! {

@@ -70,7 +70,12 @@ fn message(title: &str, json: &[u8], payload_hash: &str) -> Vec<u8> {
 }
 
 /// Writes a document.
-pub(crate) fn write(kind: Kind, claim: &impl Serialize, payload: &[u8], key: &WriterKey) -> Result<Bytes, RepositoryError> {
+pub(crate) fn write(
+    kind: Kind,
+    claim: &impl Serialize,
+    payload: &[u8],
+    key: &WriterKey,
+) -> Result<Bytes, RepositoryError> {
     let json = serde_json::to_vec(claim).map_err(|e| RepositoryError::Internal(e.to_string()))?;
     let payload_hash = hex::encode(sha256(payload));
     let signature = key.sign(&message(kind.title(), &json, &payload_hash));
@@ -97,7 +102,9 @@ pub(crate) fn read(object: &str, kind: Kind, bytes: &Bytes) -> Result<Document, 
     let mut rest = bytes.clone();
     let title = take_line(&mut rest).ok_or_else(|| bad("it is not a signed document"))?;
     if title != kind.title().as_bytes() {
-        return Err(bad("it is a document of another kind, or of a version this program does not know"));
+        return Err(bad(
+            "it is a document of another kind, or of a version this program does not know",
+        ));
     }
     let json = take_line(&mut rest).ok_or_else(|| bad("it ends before its claim"))?;
     let line = take_line(&mut rest).ok_or_else(|| bad("it ends before its signature"))?;
@@ -154,8 +161,15 @@ mod tests {
         let document = read("x", Kind::Manifest, &bytes).unwrap();
         assert_eq!(document.payload, b"payload"[..]);
         assert_eq!(document.trusted::<serde_json::Value>(&[key.public()]).unwrap()["a"], 1);
-        assert!(document.trusted::<serde_json::Value>(&[WriterKey::generate().public()]).is_err());
-        assert!(read("x", Kind::Lease, &bytes).is_err(), "kinds do not pass for one another");
+        assert!(
+            document
+                .trusted::<serde_json::Value>(&[WriterKey::generate().public()])
+                .is_err()
+        );
+        assert!(
+            read("x", Kind::Lease, &bytes).is_err(),
+            "kinds do not pass for one another"
+        );
         for at in 0..bytes.len() {
             let mut twisted = bytes.to_vec();
             twisted[at] ^= 1;
@@ -163,7 +177,10 @@ mod tests {
             assert!(still.is_err(), "byte {at}");
         }
         for length in 0..bytes.len() {
-            assert!(read("x", Kind::Manifest, &bytes.slice(..length)).is_err(), "cut at {length}");
+            assert!(
+                read("x", Kind::Manifest, &bytes.slice(..length)).is_err(),
+                "cut at {length}"
+            );
         }
     }
 

@@ -94,11 +94,18 @@ pub(crate) async fn own_packs(core: &Core) -> Result<HashSet<u32>, RepositoryErr
     let whole = |pack: &Hash| there.contains(pack) && indexed.contains_key(pack);
     let gone: HashMap<Hash, u32> = known.iter().filter(|(p, _)| !whole(p)).map(|(p, n)| (*p, *n)).collect();
     index.remove(&gone)?;
-    let fresh = indexed.values().filter(|n| there.contains(&n.pack) && !known.contains_key(&n.pack)).cloned();
+    let fresh = indexed
+        .values()
+        .filter(|n| there.contains(&n.pack) && !known.contains_key(&n.pack))
+        .cloned();
     take_in(core, fresh.collect(), false).await?;
     let all = index.numbers()?;
     let reliable = |pack: &Hash| whole(pack) && !marked.contains(pack);
-    Ok(all.into_iter().filter(|(pack, _)| reliable(pack)).map(|(_, number)| number).collect())
+    Ok(all
+        .into_iter()
+        .filter(|(pack, _)| reliable(pack))
+        .map(|(_, number)| number)
+        .collect())
 }
 
 /// The packs on a backup's list, by their number in the local index, entered where they were not known.

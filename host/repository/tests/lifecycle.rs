@@ -44,7 +44,11 @@ async fn forgetting_and_pruning_free_what_nothing_needs_and_nothing_else() {
     assert_eq!(place.bytes_in("data"), before);
 
     assert!(prune_all(&repository).await > 0);
-    assert!(place.bytes_in("data") < before * 2 / 3, "{} of {before}", place.bytes_in("data"));
+    assert!(
+        place.bytes_in("data") < before * 2 / 3,
+        "{} of {before}",
+        place.bytes_in("data")
+    );
     assert_eq!(place.objects("prunes").len(), 0, "marks that did their work are gone");
     let reader = place.reading().await;
     let report = reader.check(CheckMode::Full { part: 1, of: 1 }).await.unwrap();
@@ -73,7 +77,11 @@ async fn a_running_backup_keeps_what_it_relies_on() {
     assert!(running.adopt(&content).await.unwrap());
     repository.forget(&first.id, "a test").await.unwrap();
     let other = place.writing().await;
-    assert_eq!(prune_all(&other).await, 1, "only the forgotten manifest goes while a backup runs");
+    assert_eq!(
+        prune_all(&other).await,
+        1,
+        "only the forgotten manifest goes while a backup runs"
+    );
     let waiting = other.plan_prune(NO_GRACE).await.unwrap().waiting;
     assert!(waiting.iter().any(|w| w.contains(running.id().as_str())), "{waiting:?}");
 
@@ -93,8 +101,18 @@ async fn a_running_backup_keeps_what_it_relies_on() {
 async fn several_writers_at_once_lose_nothing() {
     let place = Place::new().await;
     let second = WriterKey::generate();
-    let stranger = Access { writer: Some(second.clone()), cache_dir: place.dir.path().join("cache-2"), ..place.as_writer() };
-    let refused = Repository::open(place.store(), stranger).await.unwrap().begin(START).await.unwrap_err().to_string();
+    let stranger = Access {
+        writer: Some(second.clone()),
+        cache_dir: place.dir.path().join("cache-2"),
+        ..place.as_writer()
+    };
+    let refused = Repository::open(place.store(), stranger)
+        .await
+        .unwrap()
+        .begin(START)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("not known"), "{refused}");
     place.writing().await.authorize(&second.public()).await.unwrap();
 
@@ -104,7 +122,11 @@ async fn several_writers_at_once_lose_nothing() {
             // The same key and cache from several processes at once.
             place.as_writer()
         } else {
-            Access { writer: Some(second.clone()), cache_dir: place.dir.path().join("cache-2"), ..place.as_writer() }
+            Access {
+                writer: Some(second.clone()),
+                cache_dir: place.dir.path().join("cache-2"),
+                ..place.as_writer()
+            }
         };
         let store = place.store();
         runs.push(tokio::spawn(async move {
@@ -135,19 +157,34 @@ async fn recipients_may_change_and_a_lost_writer_key_loses_nothing() {
     let table = rows(1, 5_000);
     backup(&place.writing().await, &[("s/t", &table)]).await.unwrap();
     let both = Recipients::parse([place.identity.recipient(), second.recipient()]).unwrap();
-    let access = Access { recipients: both, ..place.as_writer() };
+    let access = Access {
+        recipients: both,
+        ..place.as_writer()
+    };
     let repository = Repository::open(place.store(), access).await.unwrap();
     let more = rows(700_000, 5_000);
     backup(&repository, &[("s/more", &more)]).await.unwrap();
     // The new recipient reads the new backup and not the old one.
-    let access = Access { identities: vec![second.identity()], ..place.as_reader("second") };
+    let access = Access {
+        identities: vec![second.identity()],
+        ..place.as_reader("second")
+    };
     let reader = Repository::open(place.store(), access).await.unwrap();
     let open = reader.read("latest").await.unwrap();
     assert_eq!(read_artifact(&open, "s/more").await.unwrap(), more);
-    let bodies: Vec<bool> = reader.backups().await.unwrap().iter().map(|b| b.body.is_some()).collect();
+    let bodies: Vec<bool> = reader
+        .backups()
+        .await
+        .unwrap()
+        .iter()
+        .map(|b| b.body.is_some())
+        .collect();
     assert_eq!(bodies, [false, true]);
     // Headers say so too.
-    assert_eq!(place.writing().await.check(CheckMode::Writer).await.unwrap().findings, []);
+    assert_eq!(
+        place.writing().await.check(CheckMode::Writer).await.unwrap().findings,
+        []
+    );
     // The writer key was never needed: `reading` has none.
     let open = place.reading().await.read("latest").await.unwrap();
     assert_eq!(read_artifact(&open, "s/more").await.unwrap(), more);
@@ -195,8 +232,8 @@ async fn a_store_that_dies_at_any_step_of_forget_and_prune_loses_no_backup() {
         let first = backup(&repository, &[("s/t", &gone)]).await.unwrap();
         backup(&repository, &[("s/t", &kept)]).await.unwrap();
         let faulty = Arc::new(Faulty::new(place.store(), FaultPlan::dead_after(step)));
-        let dying = Repository::open(faulty, place.as_writer()).await.unwrap();
         let done = async {
+            let dying = Repository::open(faulty, place.as_writer()).await?;
             dying.forget(&first.id, "a test").await?;
             for _ in 0..2 {
                 let plan = dying.plan_prune(NO_GRACE).await?;
@@ -246,7 +283,15 @@ async fn what_succeeds_on_a_flaky_store_restores() {
         assert_eq!(read_artifact(&open, "s/t").await.unwrap(), table);
     }
     assert!(broken > 0, "something was broken on purpose");
-    assert!(place.reading().await.check(CheckMode::Full { part: 1, of: 1 }).await.unwrap().is_good());
+    assert!(
+        place
+            .reading()
+            .await
+            .check(CheckMode::Full { part: 1, of: 1 })
+            .await
+            .unwrap()
+            .is_good()
+    );
 }
 
 /// Backups, forgettings, prunes and deaths in random order: whatever is listed restores, always.

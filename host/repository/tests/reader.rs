@@ -21,7 +21,9 @@ async fn a_reader_written_from_the_documentation_restores() {
     // A second backup over the first, so that a content's chunks lie in packs of both.
     let mut changed = table.clone();
     changed.splice(300_000..300_010, *b"changed!");
-    backup(&place.writing().await, &[("s/main/events", &changed)]).await.unwrap();
+    backup(&place.writing().await, &[("s/main/events", &changed)])
+        .await
+        .unwrap();
 
     let key = place.dir.path().join("identity.txt");
     place.identity.save(&key).unwrap();
@@ -37,5 +39,8 @@ async fn a_reader_written_from_the_documentation_restores() {
     assert_eq!(run(&["cat", first.as_str(), "s/main/events"]), table);
     assert_eq!(run(&["cat", first.as_str(), "s/media"]), media);
     let listed = String::from_utf8(run(&["list"])).unwrap();
-    assert!(listed.contains("s/media") && listed.contains(first.as_str()), "{listed}");
+    assert!(
+        listed.contains("s/media") && listed.contains(first.as_str()),
+        "{listed}"
+    );
 }

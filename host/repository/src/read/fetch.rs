@@ -107,7 +107,10 @@ impl Fetcher {
         };
         match found {
             Some((pack, place)) if place.bytes == chunk.bytes => Ok((pack, place)),
-            Some(_) => Err(RepositoryError::damaged(format!("chunk {}", chunk.id), "it has another length than is said")),
+            Some(_) => Err(RepositoryError::damaged(
+                format!("chunk {}", chunk.id),
+                "it has another length than is said",
+            )),
             None => Err(RepositoryError::damaged(
                 format!("chunk {}", chunk.id),
                 "no pack of this backup that can be read holds it",
@@ -135,7 +138,11 @@ impl Fetcher {
         if let Some(header) = locked(&self.headers).get(&number) {
             return Ok(header);
         }
-        let header = self.core.store.get_range(&pack.name.object()?, 0..pack.payload_offset).await?;
+        let header = self
+            .core
+            .store
+            .get_range(&pack.name.object()?, 0..pack.payload_offset)
+            .await?;
         locked(&self.headers).put(number, header.clone());
         Ok(header)
     }

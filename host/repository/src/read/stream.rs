@@ -65,7 +65,10 @@ impl RefReader {
             Source::Stored { left: 0, list, rest } => {
                 // The end is only the end when the list agrees.
                 if !rest.is_empty() || Box::pin(list.next_bytes()).await?.is_some() {
-                    return Err(RepositoryError::damaged("a list of chunks", "it is longer than was said"));
+                    return Err(RepositoryError::damaged(
+                        "a list of chunks",
+                        "it is longer than was said",
+                    ));
                 }
                 Ok(None)
             }
@@ -73,13 +76,20 @@ impl RefReader {
                 while rest.len() < ENTRY {
                     match Box::pin(list.next_bytes()).await? {
                         Some(more) => rest.extend_from_slice(&more),
-                        None => return Err(RepositoryError::damaged("a list of chunks", "it is shorter than was said")),
+                        None => {
+                            return Err(RepositoryError::damaged(
+                                "a list of chunks",
+                                "it is shorter than was said",
+                            ));
+                        }
                     }
                 }
                 let entry = rest.get(..ENTRY).and_then(decode_ref);
                 rest.advance(ENTRY);
                 *left -= 1;
-                entry.map(Some).ok_or_else(|| RepositoryError::damaged("a list of chunks", "an entry is impossible"))
+                entry
+                    .map(Some)
+                    .ok_or_else(|| RepositoryError::damaged("a list of chunks", "an entry is impossible"))
             }
         }
     }

@@ -93,7 +93,10 @@ impl Flow {
     }
 
     pub fn is_usable(&self, pack: u32) -> bool {
-        self.usable.read().unwrap_or_else(PoisonError::into_inner).contains(&pack)
+        self.usable
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&pack)
     }
 
     /// Whether a chunk is in the repository; if so, the backup now needs its pack.
@@ -124,7 +127,10 @@ impl Flow {
     pub fn stored(&self, pack: PackIndex, index_object: String, bytes: u64) -> Result<(), RepositoryError> {
         let ids: Vec<ChunkId> = pack.chunks.iter().map(|(id, _)| *id).collect();
         let numbers = self.index.add(&[(pack, index_object)])?;
-        self.usable.write().unwrap_or_else(PoisonError::into_inner).extend(&numbers);
+        self.usable
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(&numbers);
         locked(&self.needed).extend(&numbers);
         let mut claimed = locked(&self.claimed);
         ids.iter().for_each(|id| {
@@ -150,7 +156,9 @@ impl Flow {
 
     /// A buffer for a frame.
     pub fn buffer(&self) -> Vec<u8> {
-        locked(&self.buffers).pop().unwrap_or_else(|| Vec::with_capacity(FRAME_TARGET + (128 << 10)))
+        locked(&self.buffers)
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(FRAME_TARGET + (128 << 10)))
     }
 
     pub fn give_back(&self, mut buffer: Vec<u8>) {

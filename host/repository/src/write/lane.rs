@@ -194,7 +194,8 @@ impl Spill {
         while self.pending.len() >= cutter.window() || (to_the_end && !self.pending.is_empty()) {
             let window = self.pending.len().min(cutter.window());
             let length = cutter.next(self.pending.get(..window).unwrap_or_default());
-            self.refs.push(packer.keep(self.pending.get(..length).unwrap_or_default()).await?);
+            self.refs
+                .push(packer.keep(self.pending.get(..length).unwrap_or_default()).await?);
             self.pending.advance(length);
         }
         Ok(())

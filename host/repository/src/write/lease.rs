@@ -47,7 +47,9 @@ async fn announce(core: &Core, backup: &BackupId, began_at: i64, number: u64) ->
         valid_seconds: core.options.lease_valid.as_secs(),
     };
     let name = names::lease(backup, number)?;
-    core.store.put_new(&name, signed::write(Kind::Lease, &claim, b"", core.writer()?)?).await?;
+    core.store
+        .put_new(&name, signed::write(Kind::Lease, &claim, b"", core.writer()?)?)
+        .await?;
     Ok(name)
 }
 
@@ -72,12 +74,21 @@ impl Lease {
 
     /// Refused when the lease ran out: prune may have gone on without us.
     pub fn still_held(&self) -> Result<(), RepositoryError> {
-        let age = self.state.lock().unwrap_or_else(PoisonError::into_inner).announced.elapsed();
+        let age = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .announced
+            .elapsed();
         if age < self.core.options.lease_valid / 2 {
             return Ok(());
         }
         Err(RepositoryError::refused(
-            format!("backup {} could not announce itself for {} minutes", self.backup, age.as_secs() / 60),
+            format!(
+                "backup {} could not announce itself for {} minutes",
+                self.backup,
+                age.as_secs() / 60
+            ),
             "run again; finished packs are reused",
         ))
     }

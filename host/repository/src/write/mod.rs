@@ -17,8 +17,8 @@ use bytes::Bytes;
 use essrun_artifact::{ArtifactRecord, BackupWriter, ChunkList, Content, KeepError, Lane, LaneSpec, Sensitivity};
 use essrun_store::Outcome;
 use flow::Flow;
-pub(crate) use lease::LeaseClaim;
 use lease::Lease;
+pub(crate) use lease::LeaseClaim;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,10 +89,16 @@ impl Backup {
     pub async fn commit(&self, body: serde_json::Value) -> Result<BackupSummary, RepositoryError> {
         let mut committed = self.committing.lock().await;
         if *committed {
-            return Err(RepositoryError::refused("this backup is committed already", "begin another one"));
+            return Err(RepositoryError::refused(
+                "this backup is committed already",
+                "begin another one",
+            ));
         }
         if self.flow.open_lanes.load(SeqCst) > 0 {
-            return Err(RepositoryError::refused("lanes are still open", "close every lane before committing"));
+            return Err(RepositoryError::refused(
+                "lanes are still open",
+                "close every lane before committing",
+            ));
         }
         if self.flow.spoiled.load(SeqCst) {
             return Err(RepositoryError::refused(
@@ -194,7 +200,9 @@ impl Backup {
                 },
             }
         }
-        Err(RepositoryError::Internal("the end of the chain could not be reached".into()))
+        Err(RepositoryError::Internal(
+            "the end of the chain could not be reached".into(),
+        ))
     }
 
     /// Whether every chunk of a content, and of its list, can be relied on.

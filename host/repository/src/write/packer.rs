@@ -108,7 +108,10 @@ impl Packer {
         let pack = match self.pack.take() {
             Some(pack) => pack,
             None => PackInMaking {
-                sealer: Sealer::new(self.flow.recipients(self.domain), self.flow.core.options.pack_bytes + SLACK)?,
+                sealer: Sealer::new(
+                    self.flow.recipients(self.domain),
+                    self.flow.core.options.pack_bytes + SLACK,
+                )?,
                 frames: Vec::new(),
             },
         };
@@ -182,7 +185,11 @@ async fn finish_pack(flow: &Arc<Flow>, domain: Domain, pack: PackInMaking) -> Re
         let plain = index_object::encode(id, &name, sealed.payload_offset, recipients, &pack.frames, key)?;
         // Read back what will be read back later: an index that does not decode must never be uploaded.
         let decoded = index_object::decode("a new index", &plain, id, &[key.public()])?;
-        let index = envelope::seal(worker.recipients(Domain::Meta), &plain, worker.core.options.compression_level)?;
+        let index = envelope::seal(
+            worker.recipients(Domain::Meta),
+            &plain,
+            worker.core.options.compression_level,
+        )?;
         let index_name = IndexName {
             writer: key.id(),
             pack: name.sum.hash,
@@ -196,5 +203,6 @@ async fn finish_pack(flow: &Arc<Flow>, domain: Domain, pack: PackInMaking) -> Re
     let index_object = index_name.object()?;
     core.store.put_new(&index_object, index_bytes).await?;
     let worker = flow.clone();
-    core.compute(move || worker.stored(decoded, index_object.to_string(), stored)).await
+    core.compute(move || worker.stored(decoded, index_object.to_string(), stored))
+        .await
 }

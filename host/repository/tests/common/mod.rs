@@ -27,7 +27,9 @@ impl Place {
             identity: NewIdentity::generate(),
         };
         let recipients = place.recipients();
-        Repository::init(place.store(), &place.writer, &recipients).await.unwrap();
+        Repository::init(place.store(), &place.writer, &recipients)
+            .await
+            .unwrap();
         place
     }
 
@@ -78,7 +80,9 @@ impl Place {
     }
 
     pub async fn reading(&self) -> Repository {
-        Repository::open(self.store(), self.as_reader("reader-cache")).await.unwrap()
+        Repository::open(self.store(), self.as_reader("reader-cache"))
+            .await
+            .unwrap()
     }
 
     pub fn objects(&self, below: &str) -> Vec<std::path::PathBuf> {
@@ -88,7 +92,11 @@ impl Place {
             let Ok(entries) = std::fs::read_dir(dir) else { continue };
             for entry in entries {
                 let path = entry.unwrap().path();
-                if path.is_dir() { left.push(path) } else { found.push(path) }
+                if path.is_dir() {
+                    left.push(path)
+                } else {
+                    found.push(path)
+                }
             }
         }
         found.sort();
@@ -172,7 +180,9 @@ pub async fn read_all(from: &dyn BackupReader, content: &Content) -> Result<Vec<
 }
 
 pub async fn read_artifact(from: &OpenBackup, name: &str) -> Result<Vec<u8>, KeepError> {
-    let artifact = from.artifact(&ArtifactName::new(name).unwrap()).expect("the artifact is there");
+    let artifact = from
+        .artifact(&ArtifactName::new(name).unwrap())
+        .expect("the artifact is there");
     read_all(from, &artifact.content).await
 }
 
@@ -193,7 +203,11 @@ pub fn tool(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     });
     let done = child.wait_with_output().unwrap();
     feeding.join().unwrap();
-    assert!(done.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     done.stdout
 }
 
