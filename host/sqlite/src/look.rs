@@ -333,7 +333,7 @@ impl Query {
                 self.params.len()
             )));
         }
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let width = columns.len();
         if opened.send(columns).is_err() {
             return Ok(());

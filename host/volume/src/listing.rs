@@ -79,6 +79,9 @@ pub enum Kind {
     },
 }
 
+/// Name and value of an extended attribute.
+pub type Attribute = (Vec<u8>, Vec<u8>);
+
 /// One entry of an artifact, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedEntry {
@@ -91,7 +94,7 @@ pub struct ListedEntry {
     pub ctime: Stamp,
     pub ino: u64,
     pub fresh: bool,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Attribute>,
 }
 
 /// The `meta` of a `volume` artifact.
@@ -269,7 +272,7 @@ fn checked_target(target: Option<TextOrHex>) -> Result<Vec<u8>, String> {
     Ok(target)
 }
 
-fn checked_xattrs(xattrs: Vec<(TextOrHex, String)>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+fn checked_xattrs(xattrs: Vec<(TextOrHex, String)>) -> Result<Vec<Attribute>, String> {
     xattrs
         .into_iter()
         .map(|(name, value)| {

@@ -4,6 +4,7 @@
 //! With `openat2` the kernel sees to it in one call; where that is missing (old kernels, some sandboxes) each component
 //! is opened by itself and its device compared.
 
+use crate::listing::Attribute;
 use crate::{Stamp, VolumeError};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -263,7 +264,7 @@ pub(crate) fn is_kept(name: &[u8]) -> bool {
 
 /// The extended attributes of an open file or directory, ordered by name. SELinux labels, IMA and EVM signatures are
 /// the target machine's affair and left out.
-pub(crate) fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(crate) fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>, Errno> {
     let mut list = [0u8; 1024];
     let used = match rustix::fs::flistxattr(fd, &mut list) {
         Ok(used) => list.get(..used).unwrap_or_default().to_vec(),

@@ -832,7 +832,7 @@ fn depth_beyond_the_kernels_longest_path() {
             restore::compare(reader.clone(), &record, &goal, true).await.unwrap(),
             []
         );
-        let bottom = TreePath::new([name_of_level.repeat(1), "bottom".into()].join("/")).unwrap();
+        let bottom = TreePath::new([name_of_level.clone(), "bottom".into()].join("/")).unwrap();
         assert!(matches!(
             restore::extract(
                 reader,
@@ -956,8 +956,8 @@ fn not_root_what_cannot_be_read_is_an_error() {
     std::fs::create_dir_all(source.join("closed/inner")).unwrap();
     std::fs::write(source.join("secret"), b"x").unwrap();
     std::fs::write(source.join("open"), b"x").unwrap();
-    std::fs::set_permissions(source.join("secret"), std::fs::Permissions::from_mode(0)).unwrap();
-    std::fs::set_permissions(source.join("closed"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(source.join("secret"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    std::fs::set_permissions(source.join("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
     runtime().block_on(async {
         let error = back_up(&source, ArchiveRequest::default())
             .await

@@ -242,3 +242,103 @@ fn sync_directory(path: &Path) -> Result<(), VolumeError> {
         .and_then(|d| d.sync_all())
         .map_err(failed("sync", path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(at: &Path, word: &str) {
+        std::fs::create_dir_all(at.join("sub")).unwrap();
+        std::fs::write(at.join("sub/f"), word).unwrap();
+        std::fs::write(at.join("g"), word).unwrap();
+    }
+
+    fn reads(at: &Path) -> [String; 2] {
+        ["sub/f", "g"].map(|name| std::fs::read_to_string(at.join(name)).unwrap())
+    }
+
+    /// A swap that got as far as `done` of its steps and was killed.
+    fn killed_after(done: usize, mount_point: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        fill(&live, "old");
+        let mut target = Target::look(&live).unwrap();
+        target.mount_point = mount_point;
+        let mut staging = Staging::create(&target).unwrap();
+        let (path, tree) = (staging.path.clone(), staging.tree());
+        fill(&tree, "new");
+        let kept = kept_name(&target);
+        staging.state.keep_as(&kept);
+        let moves: Vec<(PathBuf, PathBuf)> = if mount_point {
+            staging.enter(Step::MovingOld).unwrap();
+            vec![
+                (live.join("g"), kept.join("g")),
+                (live.join("sub"), kept.join("sub")),
+                (tree.join("g"), live.join("g")),
+                (tree.join("sub"), live.join("sub")),
+            ]
+        } else {
+            // The way without an exchange, which has the more states.
+            staging.enter(Step::Exchanging).unwrap();
+            vec![(live.clone(), kept.clone()), (tree.clone(), live.clone())]
+        };
+        for (step, (from, to)) in moves.iter().enumerate().take(done) {
+            if mount_point && step == 0 {
+                std::fs::create_dir(&kept).unwrap();
+            }
+            if mount_point && step == 2 {
+                staging.enter(Step::MovingNew).unwrap();
+            }
+            std::fs::rename(from, to).unwrap();
+        }
+        if done > moves.len() {
+            // Killed while the staging directory was being removed.
+            let _ = std::fs::remove_dir_all(&tree);
+        }
+        drop(staging);
+        let swapped = resume(&path).unwrap();
+        assert_eq!(swapped.kept.as_deref(), Some(kept.as_path()));
+        assert_eq!(reads(&live), ["new", "new"], "after {done}");
+        assert_eq!(reads(&kept), ["old", "old"], "after {done}");
+        assert!(!path.exists());
+        assert!(resume(&path).is_err());
+    }
+
+    #[test]
+    fn an_interrupted_swap_can_be_ended_from_every_step() {
+        for done in 0..=3 {
+            killed_after(done, false);
+        }
+        for done in 0..=5 {
+            killed_after(done, true);
+        }
+    }
+
+    /// The same after the atomic exchange, where staging holds what was live.
+    #[test]
+    fn after_an_exchange_the_old_tree_is_not_taken_for_the_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        fill(&live, "old");
+        let target = Target::look(&live).unwrap();
+        let mut staging = Staging::create(&target).unwrap();
+        fill(&staging.tree(), "new");
+        let kept = kept_name(&target);
+        staging.state.keep_as(&kept);
+        staging.enter(Step::Exchanging).unwrap();
+        rustix::fs::renameat_with(CWD, staging.tree(), CWD, &live, RenameFlags::EXCHANGE).unwrap();
+        let path = staging.path.clone();
+        drop(staging);
+        let leftover = super::super::staging::leftovers(&target).unwrap().remove(0);
+        assert_eq!(leftover.state, super::super::LeftoverState::Swapping);
+        assert!(
+            !super::super::staging::drop_one(&leftover).unwrap(),
+            "it holds what was live"
+        );
+        resume(&path).unwrap();
+        assert_eq!(
+            (reads(&live), reads(&kept)),
+            (["new", "new"].map(str::to_owned), ["old", "old"].map(str::to_owned))
+        );
+    }
+}
