@@ -43,6 +43,112 @@ pub fn tables_of(label: &str, system: &str, needed: &[&str]) -> Result<Vec<Table
     Ok(tables)
 }
 
+/// Like [`count`], or `None` where the host's limits of time or size do not allow it.
+pub fn count_within_limits(label: &str, sql: &str) -> Result<Option<i64>, Error> {
+    let first = host::query(label, sql, &[]).and_then(|rows| rows.next(1));
+    match first {
+        Ok(page) => match page.first().and_then(|r| r.first()) {
+            Some(Cell::Integer(n)) => Ok(Some(*n)),
+            _ => Err(Error::Inspect(format!("{label}: {}: no number came back", brief(sql)))),
+        },
+        Err(InspectError::Limit(_)) => Ok(None),
+        Err(e) => Err(about(e, label, sql)),
+    }
+}
+
+/// All rows of a query whose first columns are texts that are unique together, in pages of their own: for what may be
+/// longer than one query may give. The rows come in order of the key columns, by collation C.
+///
+/// `sql` is wrapped, so it needs neither ORDER BY nor parameters; `key` names its first columns.
+pub fn pages<'a>(label: &'a str, sql: &'a str, key: &'a [&'a str]) -> Pages<'a> {
+    Pages {
+        label,
+        sql,
+        key,
+        last: None,
+        rows: None,
+        seen: 0,
+        ended: false,
+    }
+}
+
+/// Rows of a page of [`pages`].
+pub const ROWS_A_PAGE: u64 = 100_000;
+
+/// See [`pages`].
+pub struct Pages<'a> {
+    label: &'a str,
+    sql: &'a str,
+    key: &'a [&'a str],
+    last: Option<Vec<String>>,
+    rows: Option<Rows>,
+    seen: u64,
+    ended: bool,
+}
+
+impl Pages<'_> {
+    fn open(&mut self) -> Result<Rows, Error> {
+        let columns: Vec<String> = self
+            .key
+            .iter()
+            .map(|k| format!("k.{} COLLATE \"C\"", quoted(k)))
+            .collect();
+        let columns = columns.join(", ");
+        let mut sql = format!("SELECT k.* FROM ({}) k", self.sql);
+        if let Some(last) = &self.last {
+            let after: Vec<String> = last.iter().map(|v| literal(v)).collect();
+            sql.push_str(&format!(" WHERE ({columns}) > ({})", after.join(", ")));
+        }
+        sql.push_str(&format!(" ORDER BY {columns} LIMIT {ROWS_A_PAGE}"));
+        query(self.label, &sql, &[])
+    }
+
+    fn step(&mut self) -> Result<Option<Row>, Error> {
+        while !self.ended {
+            let mut rows = match self.rows.take() {
+                Some(rows) => rows,
+                None => {
+                    self.seen = 0;
+                    self.open()?
+                }
+            };
+            match rows.next() {
+                Some(row) => {
+                    let row = row?;
+                    let key = (0..self.key.len())
+                        .map(|i| row.get::<String>(i))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    if self.last.as_ref().is_some_and(|last| *last >= key) {
+                        // Going on would repeat or skip rows.
+                        return Err(Error::Inspect(format!(
+                            "{}: {}: rows came back out of order",
+                            self.label,
+                            brief(self.sql)
+                        )));
+                    }
+                    self.last = Some(key);
+                    self.seen += 1;
+                    self.rows = Some(rows);
+                    return Ok(Some(row));
+                }
+                // A page that was not full was the last.
+                None => self.ended = self.seen < ROWS_A_PAGE,
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step();
+        self.ended |= step.is_err();
+        step.transpose()
+    }
+}
+
 /// Rows of one table itself, not of those that inherit from it.
 pub fn count_only(label: &str, engine: Engine, table: &TableInfo) -> Result<i64, Error> {
     let only = if engine == Engine::Postgres { "ONLY " } else { "" };

@@ -4,7 +4,7 @@
 //! a few are normal on a live pair, and only a person can say which side is right. What matters is what the next device
 //! sync would delete, so that is counted.
 
-use essrun_guest::{db::Rows, prelude::*};
+use essrun_guest::{db::Pages, prelude::*};
 use std::cmp::Ordering;
 
 /// How the pair differs.
@@ -53,18 +53,18 @@ impl Some5 {
 
 type Key = (String, String);
 
-const MAS_USERS: &str = "SELECT username, '' AS nothing FROM public.users WHERE deactivated_at IS NULL \
-     ORDER BY username COLLATE \"C\"";
+/// The columns of all four queries.
+const KEY: &[&str] = &["localpart", "device_id"];
+
+const MAS_USERS: &str = "SELECT username AS localpart, '' AS device_id FROM public.users WHERE deactivated_at IS NULL";
 /// Users Synapse made for bridges, guests and deactivated ones are none of MAS's business.
-const SYNAPSE_USERS: &str = "SELECT localpart, '' AS nothing FROM (SELECT split_part(substr(name, 2), ':', 1) AS localpart \
-     FROM public.users WHERE appservice_id IS NULL AND is_guest = 0 AND deactivated = 0) u ORDER BY localpart COLLATE \"C\"";
+const SYNAPSE_USERS: &str = "SELECT split_part(substr(name, 2), ':', 1) AS localpart, '' AS device_id \
+     FROM public.users WHERE appservice_id IS NULL AND is_guest = 0 AND deactivated = 0";
 /// A dehydrated device is never deleted by a sync.
-const SYNAPSE_DEVICES: &str = "SELECT localpart, device_id FROM (\
-     SELECT split_part(substr(d.user_id, 2), ':', 1) AS localpart, d.device_id \
+const SYNAPSE_DEVICES: &str = "SELECT split_part(substr(d.user_id, 2), ':', 1) AS localpart, d.device_id \
      FROM public.devices d JOIN public.users u ON u.name = d.user_id \
      WHERE NOT d.hidden AND u.appservice_id IS NULL AND u.is_guest = 0 AND u.deactivated = 0 \
-     AND NOT EXISTS (SELECT 1 FROM public.dehydrated_devices x WHERE x.user_id = d.user_id AND x.device_id = d.device_id)\
-     ) v ORDER BY localpart COLLATE \"C\", device_id COLLATE \"C\"";
+     AND NOT EXISTS (SELECT 1 FROM public.dehydrated_devices x WHERE x.user_id = d.user_id AND x.device_id = d.device_id)";
 
 /// Devices of active sessions. In OAuth sessions the device is one of the scopes.
 fn mas_devices() -> Result<String, Error> {
@@ -92,9 +92,8 @@ fn mas_devices() -> Result<String, Error> {
         ));
     }
     Ok(format!(
-        "SELECT u.username, x.device_id FROM ({}) x (user_id, device_id) JOIN public.users u ON u.user_id = x.user_id \
-         WHERE x.device_id IS NOT NULL AND u.deactivated_at IS NULL GROUP BY u.username, x.device_id \
-         ORDER BY u.username COLLATE \"C\", x.device_id COLLATE \"C\"",
+        "SELECT u.username AS localpart, x.device_id FROM ({}) x (user_id, device_id) JOIN public.users u ON u.user_id = x.user_id \
+         WHERE x.device_id IS NOT NULL AND u.deactivated_at IS NULL GROUP BY u.username, x.device_id",
         sessions.join(" UNION ")
     ))
 }
@@ -186,30 +185,25 @@ fn compare() -> Result<Option<Differences>, Error> {
     )?;
     Ok(Some(Differences {
         users: merge(
-            db::query("main", MAS_USERS, &[])?,
-            db::query("synapse", SYNAPSE_USERS, &[])?,
+            db::pages("main", MAS_USERS, KEY),
+            db::pages("synapse", SYNAPSE_USERS, KEY),
         )?,
         devices: merge(
-            db::query("main", &mas_devices()?, &[])?,
-            db::query("synapse", SYNAPSE_DEVICES, &[])?,
+            db::pages("main", &mas_devices()?, KEY),
+            db::pages("synapse", SYNAPSE_DEVICES, KEY),
         )?,
     }))
 }
 
 /// Two ordered lists side by side.
-fn merge(mut mas: Rows, mut synapse: Rows) -> Result<Side, Error> {
-    fn step(rows: &mut Rows, before: Option<&Key>) -> Result<Option<Key>, Error> {
-        let Some(row) = rows.next() else { return Ok(None) };
-        let row = row?;
-        let key = (row.get::<String>(0)?, row.get::<String>(1)?);
-        match before {
-            // Out of order the merge would report nonsense.
-            Some(before) if *before > key => Err(Error::Inspect("rows came back out of order".into())),
-            _ => Ok(Some(key)),
-        }
+fn merge(mut mas: Pages, mut synapse: Pages) -> Result<Side, Error> {
+    fn step(rows: &mut Pages) -> Result<Option<Key>, Error> {
+        rows.next()
+            .map(|row| row.and_then(|r| Ok((r.get(0)?, r.get(1)?))))
+            .transpose()
     }
     let mut side = Side::default();
-    let (mut a, mut b) = (step(&mut mas, None)?, step(&mut synapse, None)?);
+    let (mut a, mut b) = (step(&mut mas)?, step(&mut synapse)?);
     loop {
         let order = match (&a, &b) {
             (None, None) => return Ok(side),
@@ -223,10 +217,10 @@ fn merge(mut mas: Rows, mut synapse: Rows) -> Result<Side, Error> {
             _ => side.both += 1,
         }
         if order != Ordering::Greater {
-            a = step(&mut mas, a.as_ref())?;
+            a = step(&mut mas)?;
         }
         if order != Ordering::Less {
-            b = step(&mut synapse, b.as_ref())?;
+            b = step(&mut synapse)?;
         }
     }
 }

@@ -95,9 +95,12 @@ impl Small {
                 sql.starts_with("SELECT encrypted_client_secret")
                     .then(|| Ok(secrets.iter().map(|s| vec![s.as_str().into()]).collect()))
             })
-            .answer_with(move |sql, _| sql.starts_with("SELECT username, ''").then(|| Ok(mas_users.clone())))
             .answer_with(move |sql, _| {
-                sql.starts_with("SELECT u.username, x.device_id")
+                sql.contains("(SELECT username AS localpart")
+                    .then(|| Ok(mas_users.clone()))
+            })
+            .answer_with(move |sql, _| {
+                sql.contains("(SELECT u.username AS localpart")
                     .then(|| Ok(mas_devices.clone()))
             })
             .answer(
@@ -114,9 +117,13 @@ impl Small {
             world = world.database(
                 "synapse",
                 synapse
-                    .answer_with(move |sql, _| sql.contains("SELECT localpart, ''").then(|| Ok(names.clone())))
                     .answer_with(move |sql, _| {
-                        sql.contains("SELECT localpart, device_id").then(|| Ok(devices.clone()))
+                        sql.contains("(SELECT split_part(substr(name")
+                            .then(|| Ok(names.clone()))
+                    })
+                    .answer_with(move |sql, _| {
+                        sql.contains("(SELECT split_part(substr(d.user_id")
+                            .then(|| Ok(devices.clone()))
                     }),
             );
         }

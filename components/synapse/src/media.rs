@@ -175,11 +175,11 @@ fn survey(tables: &[TableInfo], digest_every: Option<u64>) -> Result<Survey, Err
     };
     let sql = format!(
         "SELECT media_id, media_length::bigint AS length, {sha256} AS sha256, quarantined_by IS NULL AS free \
-         FROM public.local_media_repository WHERE url_cache IS NULL ORDER BY media_id"
+         FROM public.local_media_repository WHERE url_cache IS NULL"
     );
     let mut survey = Survey::default();
     let mut batch = Vec::with_capacity(BATCH);
-    for row in db::query("main", &sql, &[])? {
+    for row in db::pages("main", &sql, &["media_id"]) {
         let row = row?;
         let (id, length) = (row.get::<String>(0)?, row.get::<Option<i64>>(1)?);
         let Some(path) = path_of(&id) else {

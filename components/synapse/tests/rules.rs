@@ -831,7 +831,7 @@ fn media_missing_at_the_source_are_no_fault_of_the_restore() {
 #[test]
 fn hostile_media_ids_never_become_paths() {
     let f = damaged("synapse-media-ids", Severity::Warning, |s| {
-        s.media.push(("../../../etc/passwd", Some(1), None, true))
+        s.media.insert(0, ("../../../etc/passwd", Some(1), None, true))
     });
     assert!(f.message.contains("passwd"));
 }
