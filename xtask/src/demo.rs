@@ -83,7 +83,10 @@ fn tell(binary: &std::path::Path) -> Result {
     server.kill();
     suite.destroy();
     say("Synapse was killed; its database is dropped; media, configuration and signing key are deleted.");
-    if suite.databases().iter().any(|name| name == "synapse") || suite.home.root.exists() {
+    if suite.databases().iter().any(|name| name == "synapse")
+        || suite.home.media_store().exists()
+        || suite.home.config().exists()
+    {
         return Err(Problem::Other("something survived the disaster".to_owned()));
     }
 

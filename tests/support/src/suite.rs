@@ -155,7 +155,8 @@ volumes = {{ media = {{ path = "{media}" }}, config = {{ path = "{config}" }} }}
         ])
     }
 
-    /// The disaster: the database dropped, media and configuration gone. Synapse must have been stopped before.
+    /// The disaster: the database dropped, media and configuration gone; the empty mount point is there again.
+    /// Synapse must have been stopped before.
     pub fn destroy(&self) {
         self.cluster
             .psql(
@@ -163,7 +164,9 @@ volumes = {{ media = {{ path = "{media}" }}, config = {{ path = "{config}" }} }}
                 &format!("DROP DATABASE {} WITH (FORCE)", self.database.name),
             )
             .expect("dropping the database");
-        std::fs::remove_dir_all(&self.home.root).expect("removing Synapse's folder");
+        for volume in [self.home.media_store(), self.home.config()] {
+            std::fs::remove_dir_all(&volume).expect("removing a volume");
+        }
     }
 
     /// One value out of Synapse's database.
