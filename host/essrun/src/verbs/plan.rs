@@ -30,6 +30,7 @@ pub async fn run(args: PlanArgs, ui: &Ui) -> Result<(), PipelineError> {
         let options = RestoreOptions {
             backup: args.which.backup,
             identities: args.which.identity,
+            dry_run: true,
             ..RestoreOptions::default()
         };
         let prepared = restore::prepare(&pipeline, options, Arc::new(ui.clone())).await?;

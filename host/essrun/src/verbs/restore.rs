@@ -17,6 +17,7 @@ pub async fn run(args: RestoreArgs, ui: &Ui) -> Result<(), PipelineError> {
         disconnect: args.disconnect,
         targets,
         keep_failed: args.keep_failed,
+        dry_run: args.dry_run,
     };
     let prepared = restore::prepare(&pipeline, options, Arc::new(ui.clone())).await?;
     ui.answer(&prepared.summary(), || prepared.text());

@@ -5,6 +5,7 @@
 //! was live is kept under a dated name. What it must never do: write to a live database or tree, restore over existing
 //! tables, swap a part of what failed verification.
 
+mod leftovers;
 pub(crate) mod plan;
 pub(crate) mod stage;
 mod swap;
@@ -32,8 +33,10 @@ pub struct RestoreOptions {
     pub disconnect: bool,
     /// `component/label` → another database name or path.
     pub targets: BTreeMap<String, String>,
-    /// Keep what was staged when verification fails.
+    /// Keep what was staged when verification fails, until the next restore.
     pub keep_failed: bool,
+    /// Change nothing at all, not even remove what a killed restore left behind.
+    pub dry_run: bool,
 }
 
 /// `COMPONENT/LABEL=TARGET`.
@@ -65,6 +68,9 @@ pub async fn prepare(
     let engine = load::engine(pipeline)?;
     let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
+    if !options.dry_run {
+        leftovers::clean(&loaded, &options).await?;
+    }
     let backup = Arc::new(
         repository
             .read(&options.backup)

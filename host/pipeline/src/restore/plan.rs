@@ -545,6 +545,22 @@ async fn database_target(
     Ok(())
 }
 
+/// The connection that creates and renames databases, and the database it maintains them from, where that was given.
+pub(super) fn postgres_target(
+    what: &str,
+    grant: &DatabaseGrant,
+) -> Result<(Connection, Option<String>), PipelineError> {
+    match (&grant.admin, &grant.source) {
+        (Some(admin), _) => {
+            let admin = instant::connection(admin)?;
+            let maintenance = admin.database().to_owned();
+            Ok((admin, Some(maintenance)))
+        }
+        (None, DatabaseSource::Postgres(secret)) => Ok((instant::connection(secret)?, None)),
+        (None, DatabaseSource::Sqlite(_)) => Err(PipelineError::Internal(format!("{what} is no PostgreSQL database"))),
+    }
+}
+
 fn postgres_options(
     what: &str,
     grant: &DatabaseGrant,
@@ -553,22 +569,11 @@ fn postgres_options(
     purpose: &Purpose,
     pipeline: &Pipeline,
 ) -> Result<(Connection, pg::RestoreOptions), PipelineError> {
-    let DatabaseSource::Postgres(secret) = &grant.source else {
-        return Err(PipelineError::Internal(format!("{what} is no PostgreSQL database")));
-    };
-    let live = instant::connection(secret)?;
-    let database = options
-        .targets
-        .get(what)
-        .cloned()
-        .unwrap_or_else(|| live.database().to_owned());
-    let (target, maintenance) = match &grant.admin {
-        Some(admin) => {
-            let admin = instant::connection(admin)?;
-            let maintenance = admin.database().to_owned();
-            (admin, Some(maintenance))
-        }
-        None => (live, None),
+    let (target, maintenance) = postgres_target(what, grant)?;
+    let database = match (options.targets.get(what), &grant.source) {
+        (Some(name), _) => name.clone(),
+        (None, DatabaseSource::Postgres(secret)) => instant::connection(secret)?.database().to_owned(),
+        (None, DatabaseSource::Sqlite(_)) => return Err(PipelineError::Internal(format!("{what} is SQLite"))),
     };
     let (run, pg_purpose) = match purpose {
         Purpose::Restore => (backup.summary().id.to_string(), pg::Purpose::Restore),
