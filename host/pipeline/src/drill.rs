@@ -170,7 +170,8 @@ async fn drop_dead_databases(planned: &Planned) {
                     continue;
                 }
             };
-            for leftover in found.iter().filter(|l| l.purpose == Some(pg::Purpose::Drill)) {
+            // One killed between making and marking has no purpose yet, and is empty: it goes as well.
+            for leftover in found.iter().filter(|l| l.purpose != Some(pg::Purpose::Restore)) {
                 match pg::drop_leftover(target, maintenance, leftover).await {
                     Ok(()) => tracing::info!("dropped {}, left by a drill that was killed", leftover.database),
                     Err(e) => tracing::warn!("{} is left by a drill that was killed: {e}", leftover.database),
