@@ -259,7 +259,7 @@ fn copy(source: &Path, from: &Connection, to: &mut Connection) -> Result<u32, Sq
                         hint: "another process holds a write lock; try again when it is idle",
                     });
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
     }
