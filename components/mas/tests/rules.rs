@@ -21,14 +21,17 @@ fn sealed(key: [u8; 32], text: &str) -> String {
     STANDARD.encode(all)
 }
 
+/// Users, and devices of users.
+type Side = (Vec<&'static str>, Vec<(&'static str, &'static str)>);
+
 #[derive(Clone)]
 struct Small {
     migrations: (i64, i64, i64),
     queue: Vec<(&'static str, i64)>,
     client_secrets: Vec<String>,
     config: Option<String>,
-    mas: (Vec<&'static str>, Vec<(&'static str, &'static str)>),
-    synapse: Option<(Vec<&'static str>, Vec<(&'static str, &'static str)>)>,
+    mas: Side,
+    synapse: Option<Side>,
     users: u64,
     settings: Vec<(&'static str, serde_json::Value)>,
 }

@@ -265,23 +265,23 @@ fn hashes(findings: &mut Findings) -> Result<(), Error> {
 
 /// `ed25519.signingkey = ed25519 0 SEED` in sydent.conf.
 fn key(settings: &Settings) -> Result<Result<signing_key::PublicKey, String>, Error> {
-    for file in volume::find("config", &settings.config_file)? {
-        let text = volume::read_text("config", &file, FILE_BYTES)?;
-        let value = text.lines().find_map(|l| {
-            let (name, value) = l.split_once(['=', ':'])?;
-            (name.trim() == "ed25519.signingkey").then(|| value.trim().to_owned())
-        });
-        let Some(value) = value.filter(|v| !v.is_empty()) else {
-            return Ok(Err(format!("{file} has no ed25519.signingkey")));
-        };
-        return Ok(signing_key::parse(&value)
-            .and_then(|keys| keys.into_iter().next().ok_or_else(|| "it is empty".into()))
-            .map_err(|why| format!("ed25519.signingkey in {file}: {why}")));
-    }
-    Ok(Err(format!(
-        "no file in `config` matches config-file {:?}",
-        settings.config_file
-    )))
+    let Some(file) = volume::find("config", &settings.config_file)?.into_iter().next() else {
+        return Ok(Err(format!(
+            "no file in `config` matches config-file {:?}",
+            settings.config_file
+        )));
+    };
+    let text = volume::read_text("config", &file, FILE_BYTES)?;
+    let value = text.lines().find_map(|l| {
+        let (name, value) = l.split_once(['=', ':'])?;
+        (name.trim() == "ed25519.signingkey").then(|| value.trim().to_owned())
+    });
+    let Some(value) = value.filter(|v| !v.is_empty()) else {
+        return Ok(Err(format!("{file} has no ed25519.signingkey")));
+    };
+    Ok(signing_key::parse(&value)
+        .and_then(|keys| keys.into_iter().next().ok_or_else(|| "it is empty".into()))
+        .map_err(|why| format!("ed25519.signingkey in {file}: {why}")))
 }
 
 essrun_guest::export!(Sydent);
