@@ -64,7 +64,7 @@ impl Component for Sydent {
 
     fn plan_backup() -> Result<BackupPlan, Error> {
         let settings: Settings = settings::get()?;
-        let tables = db::tables_of(
+        db::tables_of(
             "main",
             "Sydent",
             &["local_threepid_associations", "hashing_metadata", "tokens"],
@@ -86,7 +86,7 @@ impl Component for Sydent {
                         database: "main".into(),
                     })
                     .fact("user-version", version);
-                if db::has(&tables, "main.sqlite_sequence") {
+                if has_sequences()? {
                     for (name, seq) in sequences()? {
                         plan = plan.fact(format!("sqlite-sequence/{name}"), seq);
                     }
@@ -170,6 +170,16 @@ fn user_version() -> Result<i64, Error> {
     db::count("main", "SELECT user_version FROM pragma_user_version()", &[])
 }
 
+/// SQLite's own table of the ids given out; the host lists only a database's own tables.
+fn has_sequences() -> Result<bool, Error> {
+    db::count(
+        "main",
+        "SELECT count(*) FROM main.sqlite_schema WHERE name = 'sqlite_sequence'",
+        &[],
+    )
+    .map(|n| n > 0)
+}
+
 fn sequences() -> Result<Vec<(String, i64)>, Error> {
     db::query("main", "SELECT name, seq FROM main.sqlite_sequence ORDER BY name", &[])?
         .map(|row| {
@@ -200,8 +210,8 @@ fn version(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
 fn sequence(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
     let mut low = Vec::new();
     let found = match backup.facts_below("sqlite-sequence/").next() {
-        Some(_) => sequences()?,
-        None => Vec::new(),
+        Some(_) if has_sequences()? => sequences()?,
+        _ => Vec::new(),
     };
     for (name, before) in backup.facts_below("sqlite-sequence/") {
         let now = found.iter().find(|(n, _)| n == name).map(|(_, seq)| *seq);

@@ -37,8 +37,8 @@ impl Small {
         let database = Database::sqlite()
             .table("main.local_threepid_associations", &["address"], 1)
             .table("main.hashing_metadata", &["lookup_pepper"], 1)
-            .table("main.sqlite_sequence", &["name", "seq"], 1)
             .table("main.tokens", &["token"], self.tokens)
+            .answer("main.sqlite_schema", &[&[1i64.into()]])
             .answer("pragma_user_version", &[&[self.version.into()]])
             .answer(
                 "FROM main.sqlite_sequence",
