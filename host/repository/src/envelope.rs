@@ -190,9 +190,15 @@ pub(crate) fn open(
     Ok(plain)
 }
 
+/// Entering a file exactly at the beginning of a block makes the age crate look at the file's end, which is not at
+/// hand; so then one byte more is read, from the block before.
+fn lead(from: u64) -> u64 {
+    u64::from(from > 0 && from.is_multiple_of(BLOCK))
+}
+
 /// Which bytes of a file hold the blocks with the plain bytes `from..to`.
 pub(crate) fn sealed_range(payload_offset: u64, file_bytes: u64, from: u64, to: u64) -> std::ops::Range<u64> {
-    let first = from / BLOCK;
+    let first = from.saturating_sub(lead(from)) / BLOCK;
     let end = to.div_ceil(BLOCK);
     let start = payload_offset.saturating_add(first.saturating_mul(SEALED_BLOCK));
     let stop = payload_offset.saturating_add(end.saturating_mul(SEALED_BLOCK));
@@ -218,7 +224,11 @@ pub(crate) fn open_range(
     let bad = |e: std::io::Error| RepositoryError::damaged(object, format!("cannot be decrypted: {e}"));
     let decryptor = age::Decryptor::new(sparse).map_err(|e| no_key(object, e))?;
     let mut stream = decryptor.decrypt(ages(identities)).map_err(|e| no_key(object, e))?;
-    stream.seek(SeekFrom::Start(from)).map_err(bad)?;
+    let lead = lead(from);
+    stream.seek(SeekFrom::Start(from.saturating_sub(lead))).map_err(bad)?;
+    if lead > 0 {
+        stream.read_exact(&mut [0u8; 1]).map_err(bad)?;
+    }
     let mut plain = vec![0u8; to.saturating_sub(from) as usize];
     stream.read_exact(&mut plain).map_err(bad)?;
     Ok(plain)
@@ -328,6 +338,8 @@ mod tests {
                 (length - 1, length),
                 (length / 3, length / 2 + 1),
                 (length / 2, length),
+                (length / 65_536 * 65_536, length),
+                (65_536.min(length - 1), length),
             ] {
                 if from >= to {
                     continue;

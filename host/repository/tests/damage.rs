@@ -3,7 +3,6 @@
 
 mod common;
 use common::*;
-use essrun_artifact::*;
 use essrun_repository::*;
 use std::path::{Path, PathBuf};
 

@@ -196,8 +196,8 @@ async fn a_store_that_dies_at_any_step_of_a_backup_leaves_the_repository_good() 
     let place = Place::new().await;
     let base = rows(1, 6_000);
     backup(&place.writing().await, &[("s/t", &base)]).await.unwrap();
-    let mut finished = 1u64;
-    for step in 0..40u64 {
+    // Each round that dies is followed by one that finishes.
+    for (finished, step) in (1u64..).zip(0..40u64) {
         let table = rows(step * 100_000 + 7, 4_000);
         let faulty = Arc::new(Faulty::new(place.store(), FaultPlan::dead_after(step)));
         let made = match Repository::open(faulty.clone(), place.as_writer()).await {
@@ -216,7 +216,6 @@ async fn a_store_that_dies_at_any_step_of_a_backup_leaves_the_repository_good() 
         }
         let next = backup(&place.writing().await, &[("s/t", &table)]).await.unwrap();
         assert_eq!(next.sequence, finished + 1);
-        finished += 1;
         let open = place.reading().await.read("latest").await.unwrap();
         assert_eq!(read_artifact(&open, "s/t").await.unwrap(), table, "step {step}");
     }
