@@ -53,6 +53,8 @@ pub enum Verb {
     Check(CheckArgs),
     /// Check the pipeline file, components, grants, servers and store, without taking a backup
     Validate(PipelineArgs),
+    /// A backup leaked: what it gives away, what to do in order, and (--apply) what essrun can do itself
+    Incident(IncidentArgs),
     /// Create the repository named in the pipeline file
     Init(PipelineArgs),
     /// Make keys
@@ -187,6 +189,26 @@ pub struct CheckArgs {
     /// Of everything, read back only one part: `1/7` for the first of seven
     #[arg(long, requires = "identity", value_name = "K/N")]
     pub subset: Option<String>,
+}
+
+#[derive(Args)]
+pub struct IncidentArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Id of the leaked backup, a unique beginning of it, or `latest`
+    pub backup: String,
+    /// File with an age identity (needed only where the writer key is not)
+    #[arg(long, short = 'i', value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// Only these components
+    #[arg(long = "only", value_name = "COMPONENT")]
+    pub only: Vec<String>,
+    /// Run the statements in the live databases, each after it was shown and confirmed
+    #[arg(long)]
+    pub apply: bool,
+    /// With --apply: do not ask for each
+    #[arg(long, short, requires = "apply")]
+    pub yes: bool,
 }
 
 #[derive(Args)]

@@ -14,6 +14,7 @@ pub mod drill;
 pub mod error;
 pub mod exit;
 pub mod extract;
+pub mod incident;
 pub mod instant;
 pub mod keys;
 pub mod load;

@@ -169,10 +169,10 @@ pub fn items(record: &ArtifactRecord) -> Option<u64> {
         .find_map(|key| record.meta.get(key).and_then(serde_json::Value::as_u64))
 }
 
-/// Length of the plain bytes an artifact stands for: a volume's content is only its listing.
+/// Length of the plain bytes an artifact stands for: a volume's content is only its listing, a split table's its first part.
 pub fn size(record: &ArtifactRecord) -> u64 {
     match record.meta.get("bytes").and_then(serde_json::Value::as_u64) {
-        Some(bytes) if record.kind == essrun_volume::KIND => bytes,
+        Some(bytes) if [essrun_volume::KIND, essrun_postgres::dump::KIND_TABLE].contains(&record.kind.as_str()) => bytes,
         _ => record.content.bytes,
     }
 }

@@ -13,6 +13,7 @@ pub mod dump;
 mod error;
 pub mod inspect;
 mod names;
+pub mod respond;
 pub mod restore;
 pub mod snapshot;
 mod sqltext;

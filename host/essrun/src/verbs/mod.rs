@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod drill;
 mod extract;
+mod incident;
 mod init;
 mod keygen;
 mod list;
@@ -27,6 +28,7 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Extract(args) => extract::run(args, ui).await,
         Verb::Check(args) => check::run(args, ui).await,
         Verb::Validate(args) => validate::run(args, ui).await,
+        Verb::Incident(args) => incident::run(args, ui).await,
         Verb::Init(args) => init::run(args, ui).await,
         Verb::Keygen(args) => keygen::run(args, ui),
     }

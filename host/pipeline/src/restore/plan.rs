@@ -248,7 +248,7 @@ async fn item(
 }
 
 /// The backup as the component sees it.
-fn view(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<wit::BackupView, PipelineError> {
+pub(crate) fn view(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<wit::BackupView, PipelineError> {
     let Some(component) = body.component(name) else {
         return Err(PipelineError::Internal(format!(
             "component {name} is not in the backup"

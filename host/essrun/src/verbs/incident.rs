@@ -1,0 +1,56 @@
+//! `essrun incident pipeline.toml BACKUP`: what a leaked backup gives away and what to do; `--apply` does what it can.
+
+use crate::cli::IncidentArgs;
+use crate::ui::Ui;
+use essrun_pipeline::incident::{self, IncidentOptions, Step};
+use essrun_pipeline::{Pipeline, PipelineError};
+use std::sync::Arc;
+
+pub async fn run(args: IncidentArgs, ui: &Ui) -> Result<(), PipelineError> {
+    let pipeline = Pipeline::load(&args.pipeline)?;
+    let options = IncidentOptions {
+        backup: args.backup,
+        identities: args.identity,
+        only: args.only,
+    };
+    let plan = incident::plan(&pipeline, &options, Arc::new(ui.clone())).await?;
+    ui.answer(&plan, || plan.text());
+    if !args.apply {
+        return Ok(());
+    }
+    for component in &plan.components {
+        for step in &component.steps {
+            let Step::Statement {
+                database,
+                sql,
+                why,
+                rows,
+                ..
+            } = step
+            else {
+                continue;
+            };
+            let Some(rows) = rows else {
+                ui.say(&format!(
+                    "{}/{database}: skipped, the live database could not be asked: {sql}",
+                    component.component
+                ));
+                continue;
+            };
+            let question = format!(
+                "{why}\n  {sql}\n  in {}/{database}, {rows} rows. Run it?",
+                component.component
+            );
+            if !args.yes && !ui.confirm(&question) {
+                ui.say("skipped");
+                continue;
+            }
+            if let Some(applied) = incident::apply(&pipeline, &component.component, step).await? {
+                ui.answer(&applied, || {
+                    format!("{}/{database}: {} rows: {sql}", component.component, applied.rows)
+                });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! A backup leaked: what it gives away, what to do, in order, and on request the steps the host can do.
+//!
+//! What it promises: every artifact of the backup is accounted for; the exact SQL and the number of rows it touches are
+//! shown before anything runs; each statement runs in a transaction of its own, and nothing runs without being asked for.
+
+use crate::body::Class;
+use crate::config::{DatabaseSource, Pipeline};
+use crate::error::PipelineError;
+use crate::load::{self, Loaded, matches};
+use crate::report::Reporter;
+use crate::restore::plan::{live_world, view};
+use crate::time::utc;
+use crate::world::{Database, Granted};
+use crate::{instant, repo};
+use essrun_artifact::{BackupReader, Sensitivity};
+use essrun_postgres::{Cell, QueryLimits, respond};
+use essrun_repository::OpenBackup;
+use essrun_sandbox::contract::incident as wit;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct IncidentOptions {
+    pub backup: String,
+    pub identities: Vec<PathBuf>,
+    pub only: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Incident {
+    pub event: &'static str,
+    pub backup: String,
+    pub taken_at: i64,
+    pub components: Vec<ComponentIncident>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ComponentIncident {
+    pub component: String,
+    /// Gravest first.
+    pub exposures: Vec<Exposure>,
+    pub steps: Vec<Step>,
+}
+
+/// Artifacts that give away the same.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Exposure {
+    pub sensitivity: Sensitivity,
+    pub exposes: String,
+    pub on_leak: Vec<String>,
+    pub artifacts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Step {
+    Advice {
+        text: String,
+    },
+    Statement {
+        database: String,
+        sql: String,
+        why: String,
+        /// Rows it will touch now; absent where the live database cannot be asked.
+        rows: Option<i64>,
+        /// Why there is no number.
+        unknown: Option<String>,
+    },
+}
+
+/// What was done with one statement.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Applied {
+    pub event: &'static str,
+    pub component: String,
+    pub database: String,
+    pub sql: String,
+    pub rows: u64,
+}
+
+/// Works out the answer to a leak of one backup. Changes nothing.
+pub async fn plan(
+    pipeline: &Pipeline,
+    options: &IncidentOptions,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Incident, PipelineError> {
+    let engine = load::engine(pipeline)?;
+    let mut loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let repository = repo::open_to_read(pipeline, &options.identities).await?;
+    let backup = repository
+        .read(&options.backup)
+        .await
+        .map_err(PipelineError::repository)?;
+    let body = repo::body(backup.summary())?;
+    loaded.retain(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()));
+    let mut components = Vec::new();
+    for one in &loaded {
+        let name = one.name();
+        let world = live_world(one).await?;
+        let answer = one
+            .component
+            .respond(
+                Arc::new(world.clone()),
+                &view(name, &body, &backup)?,
+                &one.config.limits,
+            )
+            .await
+            .map_err(|e| PipelineError::component(name, e))?;
+        // The classes of then: what the backup holds was classed when it was taken.
+        let classes = body.component(name).map(|c| c.classes.clone()).unwrap_or_default();
+        components.push(ComponentIncident {
+            component: name.to_owned(),
+            exposures: exposures(name, &classes, &backup),
+            steps: steps(one, &world, answer, &backup).await?,
+        });
+    }
+    Ok(Incident {
+        event: "incident",
+        backup: backup.summary().id.to_string(),
+        taken_at: body.started_at,
+        components,
+    })
+}
+
+/// Names after `component/` of a component's artifacts.
+fn rests<'a>(name: &str, backup: &'a OpenBackup) -> Vec<&'a str> {
+    let prefix = format!("{name}/");
+    backup
+        .artifacts()
+        .iter()
+        .filter_map(|a| a.name.as_str().strip_prefix(&prefix))
+        .collect()
+}
+
+fn exposures(name: &str, classes: &[Class], backup: &OpenBackup) -> Vec<Exposure> {
+    let rests = rests(name, backup);
+    let mut exposures: Vec<Exposure> = classes
+        .iter()
+        .map(|class| Exposure {
+            sensitivity: class.sensitivity,
+            exposes: class.exposes.clone(),
+            on_leak: class.on_leak.clone(),
+            artifacts: rests
+                .iter()
+                .filter(|r| matches(&class.pattern, r))
+                .map(|r| (*r).to_owned())
+                .collect(),
+        })
+        .filter(|e| !e.artifacts.is_empty())
+        .collect();
+    let unclassed: Vec<String> = rests
+        .iter()
+        .filter(|r| !classes.iter().any(|c| matches(&c.pattern, r)))
+        .map(|r| (*r).to_owned())
+        .collect();
+    if !unclassed.is_empty() {
+        exposures.push(Exposure {
+            sensitivity: Sensitivity::Secret,
+            exposes: "not classed by the component: take it for a secret".to_owned(),
+            on_leak: Vec::new(),
+            artifacts: unclassed,
+        });
+    }
+    exposures.sort_by_key(|e| std::cmp::Reverse(e.sensitivity));
+    exposures
+}
+
+async fn steps(
+    one: &Loaded,
+    world: &Granted,
+    answer: wit::Plan,
+    backup: &OpenBackup,
+) -> Result<Vec<Step>, PipelineError> {
+    let rests = rests(one.name(), backup);
+    let needed =
+        |patterns: &[String]| patterns.is_empty() || patterns.iter().any(|p| rests.iter().any(|r| matches(p, r)));
+    let mut steps = Vec::new();
+    for step in answer.steps {
+        match step {
+            wit::Step::Advise(a) if needed(&a.artifacts) => steps.push(Step::Advice { text: a.text }),
+            wit::Step::RunSql(s) if needed(&s.artifacts) => {
+                if !one.config.databases.contains_key(&s.database) || !one.owns(&s.database) {
+                    return Err(PipelineError::component(
+                        one.name(),
+                        format!("its plan changes {:?}, which it was not granted", s.database),
+                    ));
+                }
+                let (rows, unknown) = match count(world, &s.database, &s.count_sql).await {
+                    Ok(rows) => (Some(rows), None),
+                    Err(why) => (None, Some(why)),
+                };
+                steps.push(Step::Statement {
+                    database: s.database,
+                    sql: s.sql,
+                    why: s.why,
+                    rows,
+                    unknown,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(steps)
+}
+
+/// How many rows a statement will touch, by the component's own count.
+async fn count(world: &Granted, label: &str, sql: &str) -> Result<i64, String> {
+    let Some(Database::Postgres(inspector)) = world.databases.get(label) else {
+        return Err("the live database is not a PostgreSQL database that can be reached".to_owned());
+    };
+    let rows = inspector
+        .query(sql, Vec::new(), &QueryLimits::default())
+        .await
+        .map_err(|e| e.to_string())?;
+    let all = rows.all().await.map_err(|e| e.to_string())?;
+    match all.first().and_then(|row| row.first()) {
+        Some(Cell::Integer(n)) => Ok(*n),
+        _ => Err("the count gave no number".to_owned()),
+    }
+}
+
+/// Runs one statement of the plan in the live database.
+pub async fn apply(pipeline: &Pipeline, component: &str, step: &Step) -> Result<Option<Applied>, PipelineError> {
+    let Step::Statement { database, sql, .. } = step else {
+        return Ok(None);
+    };
+    let what = format!("{component}/{database}");
+    let source = pipeline
+        .component(component)
+        .and_then(|c| c.databases.get(database))
+        .map(|g| &g.source);
+    let Some(DatabaseSource::Postgres(secret)) = source else {
+        return Err(PipelineError::refused(
+            format!("{what} is no PostgreSQL database: essrun does not write to a live SQLite file"),
+            "stop its service and run the statement with sqlite3",
+        ));
+    };
+    let rows = respond::apply(&instant::connection(secret)?, sql)
+        .await
+        .map_err(|e| PipelineError::source(what, e))?;
+    Ok(Some(Applied {
+        event: "applied",
+        component: component.to_owned(),
+        database: database.clone(),
+        sql: sql.clone(),
+        rows,
+    }))
+}
+
+impl Incident {
+    /// In words.
+    pub fn text(&self) -> String {
+        use std::fmt::Write;
+        let mut t = String::new();
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            t,
+            "if backup {} (taken {} UTC) leaked together with a key that opens it:",
+            self.backup,
+            utc(self.taken_at)
+        );
+        for c in &self.components {
+            let _ = writeln!(t, "\n{}\n  what it gives away", c.component);
+            for e in &c.exposures {
+                let word = match e.sensitivity {
+                    Sensitivity::Secret => "SECRET",
+                    Sensitivity::Personal => "personal",
+                    Sensitivity::Internal => "internal",
+                };
+                let _ = writeln!(t, "    {word}: {}", e.exposes);
+                let shown: Vec<_> = e.artifacts.iter().take(6).map(String::as_str).collect();
+                let more = e.artifacts.len().saturating_sub(shown.len());
+                let _ = writeln!(
+                    t,
+                    "        in {}{}",
+                    shown.join(", "),
+                    if more > 0 {
+                        format!(" and {more} more")
+                    } else {
+                        String::new()
+                    }
+                );
+            }
+            let _ = writeln!(t, "  what to do, in order");
+            for (n, step) in c.steps.iter().enumerate() {
+                match step {
+                    Step::Advice { text } => {
+                        let _ = writeln!(t, "    {}. {text}", n + 1);
+                    }
+                    Step::Statement {
+                        database,
+                        sql,
+                        why,
+                        rows,
+                        unknown,
+                    } => {
+                        let count = match (rows, unknown) {
+                            (Some(rows), _) => format!("{rows} rows now"),
+                            (None, Some(why)) => format!("rows unknown: {why}"),
+                            (None, None) => "rows unknown".to_owned(),
+                        };
+                        let _ = writeln!(
+                            t,
+                            "    {}. {why}\n        with --apply, in {database} ({count}): {sql}",
+                            n + 1
+                        );
+                    }
+                }
+            }
+        }
+        t
+    }
+}
