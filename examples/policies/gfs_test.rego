@@ -28,10 +28,12 @@ backups := [
 	at("future", 9, "2026-01-10T12:00:00Z", null, {}),
 ]
 
-kept := retention.keep with input as {
-	"now": {"unix_seconds": noon},
-	"backups": backups,
-	"settings": settings,
+kept := answer if {
+	answer := retention.keep with input as {
+		"now": {"unix_seconds": noon},
+		"backups": backups,
+		"settings": settings,
+	}
 }
 
 test_what_is_kept if {

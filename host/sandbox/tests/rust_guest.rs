@@ -7,44 +7,13 @@ use async_trait::async_trait;
 use common::*;
 use essrun_sandbox::contract::inspect::{Cell, DatabaseInfo, Entry, FileDigest, Level, TableInfo};
 use essrun_sandbox::{Limits, ListingSource, LookError, Origin, Refusal, RowSource, SandboxError, Stop, World};
-use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-/// Builds tests/hostile, with a target directory per set of features so that tests do not undo each other's work.
-fn build(features: &str) -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(root).args([
-        "build",
-        "--quiet",
-        "--package",
-        "essrun-hostile",
-        "--target",
-        "wasm32-wasip2",
-    ]);
-    cargo
-        .args(["--profile", "component", "--features", features])
-        .arg("--target-dir")
-        .arg(&target);
-    for (key, _) in std::env::vars_os() {
-        let key = key.to_string_lossy().into_owned();
-        // What cargo tells this test is not meant for another build.
-        if key.starts_with("CARGO_") && key != "CARGO_HOME" || key.starts_with("RUSTFLAGS") {
-            cargo.env_remove(key);
-        }
-    }
-    let built = cargo.output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    std::fs::read(target.join("wasm32-wasip2/component/essrun_hostile.wasm")).unwrap()
-}
 
 /// All builds, made once and one after another.
 fn builds() -> &'static [Vec<u8>; 3] {
     static BUILDS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
-    BUILDS.get_or_init(|| ["", "files", "sockets"].map(build))
+    BUILDS.get_or_init(|| ["", "files", "sockets"].map(|features| build_guest("essrun-hostile", features)))
 }
 
 /// A world that only says which deed to do.

@@ -325,3 +325,35 @@ impl World for Fake {
         self.lines.lock().unwrap().push((level, line.to_owned()));
     }
 }
+
+/// Builds a crate of the workspace for wasm32-wasip2, as the built-in components are built, in a target directory that
+/// the tests of this room share.
+pub fn build_guest(package: &str, features: &str) -> Vec<u8> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("guests");
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.current_dir(root).args([
+        "build",
+        "--quiet",
+        "--lib",
+        "--target",
+        "wasm32-wasip2",
+        "--profile",
+        "component",
+    ]);
+    cargo
+        .args(["--package", package, "--features", features])
+        .arg("--target-dir")
+        .arg(&target);
+    for (key, _) in std::env::vars_os() {
+        let key = key.to_string_lossy().into_owned();
+        // What cargo tells this test is not meant for another build.
+        if (key.starts_with("CARGO_") && key != "CARGO_HOME") || key.starts_with("RUSTFLAGS") {
+            cargo.env_remove(key);
+        }
+    }
+    let built = cargo.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let file = format!("wasm32-wasip2/component/{}.wasm", package.replace('-', "_"));
+    std::fs::read(target.join(file)).unwrap()
+}
