@@ -53,6 +53,10 @@ pub enum Verb {
     Check(CheckArgs),
     /// Check the pipeline file, components, grants, servers and store, without taking a backup
     Validate(PipelineArgs),
+    /// Which backups [retention] keeps, and why; --confirm forgets the others
+    Forget(ForgetArgs),
+    /// Free the space of what no backup needs; --confirm does it
+    Prune(PruneArgs),
     /// A backup leaked: what it gives away, what to do in order, and (--apply) what essrun can do itself
     Incident(IncidentArgs),
     /// Create the repository named in the pipeline file
@@ -189,6 +193,27 @@ pub struct CheckArgs {
     /// Of everything, read back only one part: `1/7` for the first of seven
     #[arg(long, requires = "identity", value_name = "K/N")]
     pub subset: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ForgetArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Really forget; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
+}
+
+#[derive(Args)]
+pub struct PruneArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// How long what is not needed stays, so that running backups and second thoughts lose nothing (7d, 36h)
+    #[arg(long, default_value = "7d")]
+    pub grace: String,
+    /// Really mark and delete; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
 }
 
 #[derive(Args)]

@@ -185,7 +185,9 @@ async fn steps(
         match step {
             wit::Step::Advise(a) if needed(&a.artifacts) => steps.push(Step::Advice { text: a.text }),
             wit::Step::RunSql(s) if needed(&s.artifacts) => {
-                if !one.config.databases.contains_key(&s.database) || !one.owns(&s.database) {
+                // Also a peer: a bot's sessions are in Synapse's database. The pipeline granted it for this, and the
+                // statement is shown before it runs.
+                if !one.config.databases.contains_key(&s.database) {
                     return Err(PipelineError::component(
                         one.name(),
                         format!("its plan changes {:?}, which it was not granted", s.database),

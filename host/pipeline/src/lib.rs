@@ -21,6 +21,7 @@ pub mod load;
 pub mod repo;
 pub mod report;
 pub mod restore;
+pub mod retention;
 pub mod time;
 pub mod validate;
 pub mod world;

@@ -7,7 +7,7 @@ use crate::keys;
 use crate::time::utc;
 use essrun_artifact::{ArtifactRecord, BackupReader};
 use essrun_repository::{
-    Access, BackupSummary, CheckMode, CheckReport, Identity, OpenBackup, Options, Repository, WriterKey,
+    Access, Annotation, BackupSummary, CheckMode, CheckReport, Identity, OpenBackup, Options, Repository, WriterKey,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -132,10 +132,15 @@ async fn last_drill(repository: &Repository, summary: &BackupSummary) -> Result<
         .annotations(&summary.id)
         .await
         .map_err(PipelineError::repository)?;
+    drill_note(&notes)
+}
+
+/// The newest drill among a backup's annotations.
+pub fn drill_note(notes: &[Annotation]) -> Result<Option<DrillNote>, PipelineError> {
     let last = notes.iter().rev().find(|a| a.kind == DRILL);
     last.map(|a| {
         serde_json::from_value(a.body.clone()).map_err(|e| PipelineError::Repository {
-            problem: format!("backup {}: the note of its drill does not read: {e}", summary.id),
+            problem: format!("backup {}: the note of its drill does not read: {e}", a.backup),
         })
     })
     .transpose()
@@ -172,7 +177,9 @@ pub fn items(record: &ArtifactRecord) -> Option<u64> {
 /// Length of the plain bytes an artifact stands for: a volume's content is only its listing, a split table's its first part.
 pub fn size(record: &ArtifactRecord) -> u64 {
     match record.meta.get("bytes").and_then(serde_json::Value::as_u64) {
-        Some(bytes) if [essrun_volume::KIND, essrun_postgres::dump::KIND_TABLE].contains(&record.kind.as_str()) => bytes,
+        Some(bytes) if [essrun_volume::KIND, essrun_postgres::dump::KIND_TABLE].contains(&record.kind.as_str()) => {
+            bytes
+        }
         _ => record.content.bytes,
     }
 }

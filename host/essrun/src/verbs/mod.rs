@@ -4,11 +4,13 @@ mod backup;
 mod check;
 mod drill;
 mod extract;
+mod forget;
 mod incident;
 mod init;
 mod keygen;
 mod list;
 mod plan;
+mod prune;
 mod restore;
 mod show;
 mod validate;
@@ -28,6 +30,8 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Extract(args) => extract::run(args, ui).await,
         Verb::Check(args) => check::run(args, ui).await,
         Verb::Validate(args) => validate::run(args, ui).await,
+        Verb::Forget(args) => forget::run(args, ui).await,
+        Verb::Prune(args) => prune::run(args, ui).await,
         Verb::Incident(args) => incident::run(args, ui).await,
         Verb::Init(args) => init::run(args, ui).await,
         Verb::Keygen(args) => keygen::run(args, ui),
