@@ -108,7 +108,7 @@ impl Home {
     }
 
     pub fn signing_key(&self) -> PathBuf {
-        self.config().join("signing.key")
+        self.config().join(format!("{}.signing.key", self.server_name))
     }
 
     pub fn log_file(&self) -> PathBuf {
@@ -274,7 +274,7 @@ public_baseurl: 'http://127.0.0.1:@PORT@/'
 pid_file: '@RUN@/homeserver.pid'
 log_config: '@CONFIG@/log.yaml'
 media_store_path: '@MEDIA@'
-signing_key_path: '@CONFIG@/signing.key'
+signing_key_path: '@CONFIG@/@SERVER_NAME@.signing.key'
 listeners:
   - {port: @PORT@, type: http, tls: false, bind_addresses: ['127.0.0.1'], resources: [{names: [client, federation], compress: false}]}
 database:
