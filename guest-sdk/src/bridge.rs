@@ -24,7 +24,7 @@ pub fn description(system: &str, version: &str, loss: &str) -> Description {
             "\"*registration*.yaml\"",
             "the application service registration in `config`; a pattern without `/` is looked for in every directory",
         )
-        .class(ArtifactClass::new("main/ddl*", Sensitivity::Internal, "the schema"))
+        .schema("main")
         .class(
             ArtifactClass::new(
                 "config",

@@ -45,6 +45,14 @@ impl Description {
         self
     }
 
+    /// What a dump of a PostgreSQL database holds besides its tables: definitions, facts about it, positions of sequences.
+    pub fn schema(self, label: &str) -> Self {
+        let internal = |what: &str, exposes| ArtifactClass::new(&format!("{label}/{what}"), Sensitivity::Internal, exposes);
+        self.class(internal("ddl*", "the schema"))
+            .class(internal("database", "the database's name, encoding and versions"))
+            .class(internal("sequences", "how many rows were ever made"))
+    }
+
     /// Tables of a database to hold still for a moment when it must agree with a database on another server.
     pub fn fence(mut self, database: &str, tables: &[&str]) -> Self {
         self.fences.push(Fence {

@@ -19,7 +19,7 @@ impl Component for Integrator {
             .loss("Widgets, sticker packs and integrations must be set up again in every room; users confirm the terms again.")
             .need(Need::database("main", "the integration manager's database, PostgreSQL (Dimension also SQLite)"))
             .need(Need::volume("config", "its configuration; for Dimension also dimension.bot.json").optional())
-            .class(ArtifactClass::new("main/ddl*", Sensitivity::Internal, "the schema"))
+            .schema("main")
             .class(ArtifactClass::new(
                 "main*",
                 Sensitivity::Secret,

@@ -16,7 +16,7 @@ pub fn describe() -> Description {
         .setting("config-file", "\"*.yaml\"", "the file in `config` that has secrets.encryption; a pattern without `/` is looked for in every directory")
         .setting("encryption-file", "\"\"", "the path in `config` of a file that holds nothing but secrets.encryption, where it is kept so")
         .fence("main", &["public.users", "public.compat_sessions", "public.oauth2_sessions"])
-        .class(ArtifactClass::new("main/ddl*", Sensitivity::Internal, "the schema"))
+        .schema("main")
         .class(ArtifactClass::new("main/public.*", Sensitivity::Personal, "names, addresses, programs and times of users' sessions")
             .on_leak("inform the users as the law asks"))
         .class(secret("main/public.user_passwords", "password hashes, also all former ones")

@@ -39,7 +39,7 @@ impl Component for SlidingSync {
             .need(Need::database("main", "the proxy's PostgreSQL database"))
             .need(Need::volume("config", "the directory with the file that sets SYNCV3_SECRET").optional())
             .setting("secret-file", "\"*\"", "the file in `config` that has a line SYNCV3_SECRET=…, or holds nothing but the secret; a pattern without `/` is looked for in every directory")
-            .class(ArtifactClass::new("main/ddl*", Sensitivity::Internal, "the schema"))
+            .schema("main")
             .class(ArtifactClass::new("main/public.*", Sensitivity::Personal, "rooms, members, and messages of unencrypted rooms")
                 .on_leak("tell the members of unencrypted rooms that their messages are known"))
             .class(ArtifactClass::new("main/public.syncv3_to_device_messages", Sensitivity::Secret, "room keys under way, encrypted for single devices"))

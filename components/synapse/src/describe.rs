@@ -35,8 +35,8 @@ pub fn describe() -> Description {
         .setting("digest-media-files", "2000", "how many media files verify reads and compares by SHA-256, evenly spread; all are checked for being there, with the right length")
         .setting("tolerated-media-faults", "10", "how many missing or different media files, beyond those missing when the backup was taken, are only warned of; more refuse the restore")
         .fence("main", &["public.users", "public.devices"])
-        .class(ArtifactClass::new("main/ddl*", Sensitivity::Internal, "the schema"))
-        .class(ArtifactClass::new("state/ddl*", Sensitivity::Internal, "the schema"))
+        .schema("main")
+        .schema("state")
         .class(
             personal("main/public.*", "who is in which room since when, names, addresses of devices, traffic")
                 .on_leak("inform the users as the law asks: membership, contact and activity of every account is exposed"),
