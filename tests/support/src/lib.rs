@@ -9,6 +9,7 @@
 pub mod essrun;
 pub mod postgres;
 pub mod python;
+pub mod site;
 pub mod suite;
 pub mod synapse;
 
