@@ -172,8 +172,8 @@ async fn load(engine: &Engine, config: &ComponentConfig) -> Result<Loaded, Pipel
             )
         }
     };
-    let component = engine
-        .load(name, &wasm, origin)
+    // Compiling takes seconds where the cache is empty; signals and timers go on meanwhile.
+    let component = tokio::task::block_in_place(|| engine.load(name, &wasm, origin))
         .map_err(|e| PipelineError::component(name, e))?;
     let description = component
         .describe(&config.limits)
