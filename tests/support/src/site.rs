@@ -235,3 +235,16 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// A file tree as text: path, kind, permissions, owner, modification time and contents of everything in it.
+pub fn tree(root: &Path) -> String {
+    let script =
+        "find . -printf '%P %y %m %U:%G %T@ %l\\n' | sort; find . -type f -print0 | sort -z | xargs -0 -r sha256sum";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(root)
+        .output()
+        .expect("find");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("test trees have UTF-8 names")
+}
