@@ -47,6 +47,8 @@ pub enum Verb {
     List(PipelineArgs),
     /// Show one backup: what is in it, facts, notes, what was left out, how consistent it is
     Show(ShowArgs),
+    /// How old the newest backups are, the last drill, what is missing; fails by `[status]` of the pipeline
+    Status(PipelineArgs),
     /// Write one artifact out: SQL, COPY text or files
     Extract(ExtractArgs),
     /// Check the repository: every object against the signed lists, or with an identity read everything back

@@ -7,12 +7,14 @@
 use crate::body::{Finding, Severity};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::pace::Pace;
 use crate::repo::{DRILL, DrillNote};
 use crate::report::{Event, Reporter};
 use crate::restore::plan::{self, DatabaseTarget, Planned, Purpose};
 use crate::restore::{RestoreOptions, stage};
 use crate::{backup, keys, load, repo, time};
 use essrun_postgres::restore as pg;
+use essrun_repository::OpenBackup;
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -72,49 +74,131 @@ pub async fn run(
         only: options.only.clone(),
         ..RestoreOptions::default()
     };
-    let purpose = Purpose::Drill {
-        folder: folder.path.clone(),
-        run: folder.run.clone(),
+    let rehearsed = rehearse(pipeline, loaded, backup.clone(), &restore, &folder, &reporter).await;
+    let removed = folder.remove();
+
+    let recorded = can_record && options.only.is_empty();
+    let note = match &rehearsed {
+        Ok(r) => Some(r.note()),
+        Err(failed) => failed.note(),
     };
-    let planned = plan::all(pipeline, loaded, backup.clone(), &restore, purpose).await?;
-    drop_dead_databases(&planned).await;
-    planned.refuse_if_blocked()?;
-
-    reporter.event(Event::Phase { phase: "restore" });
-    let staged = stage::everything(&planned, &reporter).await?;
-    reporter.event(Event::Phase { phase: "verify" });
-    let verified = stage::verify(&planned, &staged, reporter.as_ref()).await;
-    let mut left_behind = staged.discard().await;
-    if let Err(e) = folder.remove() {
-        left_behind.push(e);
-    }
-    let findings = verified?;
-
-    let (errors, warnings) = repo::tally(&findings);
-    let whole = options.only.is_empty();
-    if can_record && whole {
-        let note = DrillNote {
-            at: time::now(),
-            passed: errors == 0,
-            errors,
-            warnings,
-        };
+    if let (true, Some(note)) = (recorded, note) {
         let body = serde_json::to_value(note).map_err(|e| PipelineError::Internal(e.to_string()))?;
         repository
             .annotate(&backup.summary().id, DRILL, body)
             .await
             .map_err(PipelineError::repository)?;
     }
+    let rehearsed = match rehearsed {
+        Ok(rehearsed) => rehearsed,
+        Err(failed) => {
+            if let Err(left) = removed {
+                tracing::warn!("left behind: {left}; the next drill removes it");
+            }
+            return Err(failed.error);
+        }
+    };
+    let mut left_behind = rehearsed.left_behind;
+    left_behind.extend(removed.err());
+    let (errors, _) = repo::tally(&rehearsed.findings);
     Ok(DrillResult {
         event: "drill",
-        backup: planned.id.clone(),
+        backup: backup.summary().id.to_string(),
         passed: errors == 0,
-        components: planned.items.iter().map(|i| i.loaded.name().to_owned()).collect(),
-        findings,
+        components: rehearsed.components,
+        findings: rehearsed.findings,
         left_behind,
         seconds: began.elapsed().as_secs(),
-        recorded: can_record && whole,
+        recorded,
     })
+}
+
+/// A restore that came to its end, whatever verification said.
+struct Rehearsed {
+    components: Vec<String>,
+    findings: Vec<Finding>,
+    left_behind: Vec<String>,
+    pace: Pace,
+}
+
+impl Rehearsed {
+    fn note(&self) -> DrillNote {
+        let (errors, warnings) = repo::tally(&self.findings);
+        DrillNote {
+            at: time::now(),
+            passed: errors == 0,
+            errors,
+            warnings,
+            why: None,
+            pace: Some(self.pace),
+        }
+    }
+}
+
+/// A restore that did not. Whether that says something about the backup depends on how far it came.
+struct Failed {
+    error: PipelineError,
+    began: bool,
+}
+
+impl Failed {
+    /// Nothing is noted when it was forbidden or could not begin, unless the backup itself was at fault.
+    fn note(&self) -> Option<DrillNote> {
+        let tells = self.began || matches!(self.error, PipelineError::Repository { .. });
+        tells.then(|| DrillNote {
+            at: time::now(),
+            passed: false,
+            errors: 1,
+            warnings: 0,
+            why: Some(self.error.to_string()),
+            pace: None,
+        })
+    }
+}
+
+/// The restore itself; whatever it made in databases is gone when it returns.
+async fn rehearse(
+    pipeline: &Pipeline,
+    loaded: Vec<load::Loaded>,
+    backup: Arc<OpenBackup>,
+    restore: &RestoreOptions,
+    folder: &Folder,
+    reporter: &Arc<dyn Reporter>,
+) -> Result<Rehearsed, Failed> {
+    let before = |error| Failed { error, began: false };
+    let after = |error| Failed { error, began: true };
+    let purpose = Purpose::Drill {
+        folder: folder.path.clone(),
+        run: folder.run.clone(),
+    };
+    let planned = plan::all(pipeline, loaded, backup, restore, purpose)
+        .await
+        .map_err(before)?;
+    drop_dead_databases(&planned).await;
+    planned.refuse_if_blocked().map_err(before)?;
+
+    reporter.event(Event::Phase { phase: "restore" });
+    let staged = stage::everything(&planned, reporter).await.map_err(after)?;
+    reporter.event(Event::Phase { phase: "verify" });
+    let verifying = std::time::Instant::now();
+    let verified = stage::verify(&planned, &staged, reporter.as_ref()).await;
+    let mut pace = staged.pace;
+    pace.verify_seconds = verifying.elapsed().as_secs_f64();
+    let left_behind = staged.discard().await;
+    match verified {
+        Ok(findings) => Ok(Rehearsed {
+            components: planned.items.iter().map(|i| i.loaded.name().to_owned()).collect(),
+            findings,
+            left_behind,
+            pace,
+        }),
+        Err(error) => {
+            for left in left_behind {
+                tracing::warn!("left behind: {left}; the next drill removes it");
+            }
+            Err(after(error))
+        }
+    }
 }
 
 impl DrillResult {

@@ -99,11 +99,52 @@ impl PipelineError {
         }
     }
 
+    /// Of a restore: the backup's fault or the target's.
+    pub(crate) fn restoring(what: impl Into<String>, problem: impl Blame) -> Self {
+        if problem.is_backups() {
+            return PipelineError::repository(format!("{}: {problem}", what.into()));
+        }
+        PipelineError::source(what, problem)
+    }
+
     pub fn source(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         PipelineError::Source {
             what: what.into(),
             problem: chain(&problem),
         }
+    }
+}
+
+/// Tells a backup that cannot be read from a target that cannot be written.
+pub(crate) trait Blame: std::fmt::Display {
+    /// Whether the repository, or what it holds, is at fault.
+    fn is_backups(&self) -> bool;
+}
+
+impl Blame for essrun_postgres::Error {
+    fn is_backups(&self) -> bool {
+        matches!(
+            self,
+            essrun_postgres::Error::Keep(_) | essrun_postgres::Error::Damaged { .. }
+        )
+    }
+}
+
+impl Blame for essrun_volume::VolumeError {
+    fn is_backups(&self) -> bool {
+        matches!(
+            self,
+            essrun_volume::VolumeError::Keep(_) | essrun_volume::VolumeError::Listing { .. }
+        )
+    }
+}
+
+impl Blame for essrun_sqlite::SqliteError {
+    fn is_backups(&self) -> bool {
+        matches!(
+            self,
+            essrun_sqlite::SqliteError::Keep(_) | essrun_sqlite::SqliteError::Artifact { .. }
+        )
     }
 }
 

@@ -107,9 +107,22 @@ pub async fn open(planned: &Planned) -> Result<SnapshotGroup, PipelineError> {
         .iter()
         .map(|(component, label, c)| (format!("{component}/{label}"), c.clone()))
         .collect();
-    SnapshotGroup::open(databases, &request)
-        .await
-        .map_err(|e| PipelineError::source(format!("instant {}", planned.name), e))
+    SnapshotGroup::open(databases, &request).await.map_err(|e| {
+        // What else could be accepted, in the words of the pipeline file.
+        let more = match (&e, planned.accept) {
+            (essrun_postgres::Error::Refused { .. }, Accept::Instant) => format!(
+                "; [groups.{}] has accept = \"instant\": \"fence\" holds tables still for a moment, \"ordered\" takes \
+                     one database after the other",
+                planned.name
+            ),
+            (essrun_postgres::Error::Refused { .. }, Accept::Fence) if planned.members.len() > 1 => format!(
+                "; accept = \"ordered\" in [groups.{}] takes one database after the other and records the gap",
+                planned.name
+            ),
+            _ => String::new(),
+        };
+        PipelineError::source(format!("instant {}", planned.name), format!("{e}{more}"))
+    })
 }
 
 /// The manifest's record of a group.

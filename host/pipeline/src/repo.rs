@@ -4,6 +4,7 @@ use crate::body::{BackupBody, Finding, Severity};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::keys;
+use crate::pace::Pace;
 use crate::time::utc;
 use essrun_artifact::{ArtifactRecord, BackupReader};
 use essrun_repository::{
@@ -93,6 +94,12 @@ pub struct DrillNote {
     pub passed: bool,
     pub errors: usize,
     pub warnings: usize,
+    /// Why it did not come to verification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How fast it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
 }
 
 /// All backups, oldest first.
@@ -127,7 +134,11 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
     Ok(listed)
 }
 
-async fn last_drill(repository: &Repository, summary: &BackupSummary) -> Result<Option<DrillNote>, PipelineError> {
+/// The newest drill of a backup.
+pub(crate) async fn last_drill(
+    repository: &Repository,
+    summary: &BackupSummary,
+) -> Result<Option<DrillNote>, PipelineError> {
     let notes = repository
         .annotations(&summary.id)
         .await
@@ -238,9 +249,10 @@ impl Shown {
             Some(d) => {
                 let _ = writeln!(
                     t,
-                    "restored in a drill {} UTC: FAILED with {} error(s)",
+                    "restored in a drill {} UTC: FAILED with {} error(s){}",
                     utc(d.at),
-                    d.errors
+                    d.errors,
+                    d.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
                 );
             }
         }

@@ -13,6 +13,7 @@ mod plan;
 mod prune;
 mod restore;
 mod show;
+mod status;
 mod validate;
 
 use crate::cli::Verb;
@@ -27,6 +28,7 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Plan(args) => plan::run(args, ui).await,
         Verb::List(args) => list::run(args, ui).await,
         Verb::Show(args) => show::run(args, ui).await,
+        Verb::Status(args) => status::run(args, ui).await,
         Verb::Extract(args) => extract::run(args, ui).await,
         Verb::Check(args) => check::run(args, ui).await,
         Verb::Validate(args) => validate::run(args, ui).await,

@@ -24,6 +24,7 @@ pub struct Pipeline {
     pub components: Vec<ComponentConfig>,
     pub groups: Vec<GroupConfig>,
     pub retention: Option<RetentionConfig>,
+    pub status: StatusConfig,
 }
 
 /// Where backups go, and for whom.
@@ -124,6 +125,15 @@ pub struct RetentionConfig {
     pub yearly: Option<u32>,
     pub within: Option<String>,
     pub time_zone: Option<String>,
+}
+
+/// `[status]`: from when on `essrun status` says that something is wrong, in seconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatusConfig {
+    /// Of each component's newest backup.
+    pub max_age: Option<u64>,
+    /// Of the newest passed drill.
+    pub max_drill_age: Option<u64>,
 }
 
 impl Pipeline {
@@ -288,6 +298,7 @@ impl Checker<'_> {
             components,
             groups,
             retention: raw.retention.map(|r| self.retention(r)).transpose()?,
+            status: raw.status.map(|s| self.status(s)).transpose()?.unwrap_or_default(),
         })
     }
 
@@ -366,6 +377,30 @@ impl Checker<'_> {
             }
         };
         Ok(RunConfig { jobs, host: raw.host })
+    }
+
+    fn status(&self, raw: raw::Status) -> Result<StatusConfig, PipelineError> {
+        let seconds = |given: Option<Spanned<String>>| given.map(|g| self.seconds(&g)).transpose();
+        Ok(StatusConfig {
+            max_age: seconds(raw.max_age)?,
+            max_drill_age: seconds(raw.max_drill_age)?,
+        })
+    }
+
+    /// A length of time as people write it; a day has 24 hours.
+    fn seconds(&self, given: &Spanned<String>) -> Result<u64, PipelineError> {
+        let text = given.get_ref();
+        let length = text
+            .parse::<jiff::Span>()
+            .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()));
+        match length.map(|l| u64::try_from(l.as_secs())) {
+            Ok(Ok(seconds)) if seconds > 0 => Ok(seconds),
+            _ => Err(self.places.error(
+                self.places.of(given),
+                format!("{text:?} is no length of time"),
+                "write 26h, 36h, 8d, 2 weeks or the like",
+            )),
+        }
     }
 
     fn retention(&self, raw: Spanned<raw::Retention>) -> Result<RetentionConfig, PipelineError> {

@@ -16,6 +16,7 @@ pub(super) struct File {
     #[serde(default)]
     pub groups: BTreeMap<Spanned<String>, Group>,
     pub retention: Option<Spanned<Retention>>,
+    pub status: Option<Status>,
 }
 
 #[derive(Deserialize)]
@@ -118,4 +119,11 @@ pub(super) struct Retention {
     pub keep_yearly: Option<u32>,
     pub keep_within: Option<String>,
     pub time_zone: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Status {
+    pub max_age: Option<Spanned<String>>,
+    pub max_drill_age: Option<Spanned<String>>,
 }

@@ -13,7 +13,7 @@ mod swap;
 use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::report::{Event, Reporter};
-use crate::{load, repo};
+use crate::{load, pace, repo};
 use plan::Planned;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -77,7 +77,9 @@ pub async fn prepare(
             .await
             .map_err(PipelineError::repository)?,
     );
-    let planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
+    let mut planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
+    let (database_bytes, file_bytes) = planned.bytes();
+    planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
     Ok(Prepared {
         planned,
         options,

@@ -6,6 +6,7 @@ use crate::body::{BackupBody, Note, Severity};
 use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::load::Loaded;
+use crate::pace::{self, Estimate};
 use crate::time::utc;
 use crate::world::{Database, Granted};
 use crate::{instant, repo};
@@ -40,6 +41,8 @@ pub struct Planned {
     pub items: Vec<Item>,
     /// About the whole.
     pub notes: Vec<Note>,
+    /// How long it may take, where a drill was measured.
+    pub estimate: Option<Estimate>,
 }
 
 /// One component's part.
@@ -186,6 +189,7 @@ pub async fn all(
         backup,
         items,
         notes,
+        estimate: None,
     })
 }
 
@@ -455,7 +459,7 @@ async fn volume_target(
             });
             return Ok(());
         }
-        Err(e) => return Err(PipelineError::source(what, e)),
+        Err(e) => return Err(PipelineError::restoring(what, e)),
     };
     for f in &plan.findings {
         item.findings.push(Precondition {
@@ -520,7 +524,7 @@ async fn database_target(
             let reader: &dyn BackupReader = backup.as_ref();
             let plan = pg::plan(reader, &what, &target, &pg_options)
                 .await
-                .map_err(|e| PipelineError::source(what.clone(), e))?;
+                .map_err(|e| PipelineError::restoring(what.clone(), e))?;
             for f in &plan.findings {
                 item.findings.push(Precondition {
                     label: label.to_owned(),
@@ -632,6 +636,8 @@ pub struct Summary {
     event: &'static str,
     backup: String,
     blocked: bool,
+    /// `null` as long as no drill was measured.
+    estimate: Option<Estimate>,
     notes: Vec<Note>,
     components: Vec<ItemSummary>,
 }
@@ -647,6 +653,17 @@ struct ItemSummary {
 }
 
 impl Planned {
+    /// Plain bytes to be restored: of databases, of files.
+    pub fn bytes(&self) -> (u64, u64) {
+        let databases = self.items.iter().flat_map(|i| i.databases.values());
+        let files = self.items.iter().flat_map(|i| i.volumes.values());
+        let database_bytes = databases.map(|d| match d {
+            DatabaseTarget::Postgres { plan, .. } => plan.bytes,
+            DatabaseTarget::Sqlite { record, .. } => record.content.bytes,
+        });
+        (database_bytes.sum(), files.map(|v| v.plan.bytes).sum())
+    }
+
     pub fn blocked(&self) -> bool {
         self.items
             .iter()
@@ -676,6 +693,7 @@ impl Planned {
             event: "restore-plan",
             backup: self.id.clone(),
             blocked: self.blocked(),
+            estimate: self.estimate.clone(),
             notes: self.notes.clone(),
             components: self
                 .items
@@ -704,6 +722,7 @@ impl Planned {
             self.body.host,
             self.body.pipeline
         );
+        let _ = writeln!(t, "{}", pace::in_words(self.estimate.as_ref()));
         for n in &self.notes {
             let _ = writeln!(t, "{}: {}", n.severity, n.text);
         }

@@ -3,6 +3,7 @@
 use super::plan::{DatabaseTarget, Item, Planned, Step, finding};
 use crate::body::{Finding, Severity};
 use crate::error::PipelineError;
+use crate::pace::Pace;
 use crate::report::{Event, Reporter};
 use crate::world::{Database, Granted};
 use essrun_artifact::{BackupReader, Progress};
@@ -10,6 +11,7 @@ use essrun_postgres::{Inspector, restore as pg};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Everything that was restored and is not yet in service, by component and label.
 #[derive(Default)]
@@ -17,6 +19,8 @@ pub struct Staged {
     pub postgres: BTreeMap<(String, String), pg::Restored>,
     pub sqlite: BTreeMap<(String, String), essrun_sqlite::Staged>,
     pub volumes: BTreeMap<(String, String), essrun_volume::Staged>,
+    /// How fast it went.
+    pub pace: Pace,
 }
 
 impl Staged {
@@ -88,6 +92,7 @@ async fn one(
     let progress: Arc<dyn Progress> = reporter.clone();
     let mut steps = item.steps.iter().peekable();
     while let Some(step) = steps.next() {
+        let began = Instant::now();
         match step {
             Step::Volume(label) => {
                 let Some(target) = item.volumes.get(label) else {
@@ -102,14 +107,16 @@ async fn one(
                     progress.clone(),
                 )
                 .await
-                .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                .map_err(|e| PipelineError::restoring(format!("{component}/{label}"), e))?;
+                staged.pace.add_files(target.plan.bytes, began.elapsed());
                 staged.volumes.insert((component.clone(), label.clone()), tree);
             }
             Step::Database(label) => match item.databases.get(label) {
                 Some(DatabaseTarget::Postgres { target, options, plan }) => {
                     let restored = pg::execute(reader.clone(), plan, target, options, progress.clone())
                         .await
-                        .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                        .map_err(|e| PipelineError::restoring(format!("{component}/{label}"), e))?;
+                    staged.pace.add_database(plan.bytes, began.elapsed());
                     staged.postgres.insert((component.clone(), label.clone()), restored);
                 }
                 Some(DatabaseTarget::Sqlite { record, path, replace }) => {
@@ -120,7 +127,8 @@ async fn one(
                     make_parents(path)?;
                     let file = essrun_sqlite::restore(reader.clone(), record, path, options, progress.clone())
                         .await
-                        .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                        .map_err(|e| PipelineError::restoring(format!("{component}/{label}"), e))?;
+                    staged.pace.add_database(record.content.bytes, began.elapsed());
                     staged.sqlite.insert((component.clone(), label.clone()), file);
                 }
                 None => return Err(unplanned(&component, label)),
