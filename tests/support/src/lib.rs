@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod essrun;
+pub mod mas;
 pub mod postgres;
 pub mod python;
 pub mod site;

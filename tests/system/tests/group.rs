@@ -1,0 +1,444 @@
+//! Synapse and MAS as one group: backed up while writers commit to Synapse's database and then to MAS's, lost, restored,
+//! and compared. On one server, on two, and what is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use essrun_testkit::essrun::{Essrun, Outcome};
+use essrun_testkit::mas::Mas;
+use essrun_testkit::postgres::Cluster;
+use essrun_testkit::suite::Suite;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const WRITERS: usize = 3;
+
+struct Pair {
+    // First: MAS's own server goes first, where it has one.
+    second: Option<Cluster>,
+    suite: Suite,
+    mas: Mas,
+    recipient: String,
+}
+
+impl Pair {
+    /// A real Synapse with three users, and a MAS that knows them and their devices.
+    fn new(two_servers: bool) -> Pair {
+        let suite = Suite::create();
+        let server = suite.home.start();
+        for name in ["alice", "bob", "carol"] {
+            server.client().register(name, "password", false).expect("registering");
+        }
+        server.stop();
+        let second = two_servers.then(|| Cluster::builder().password("other").start().expect("a second server"));
+        let mas = Mas::create(second.as_ref().unwrap_or(&suite.cluster), &suite.path().join("mas"));
+        let recipient = suite.prepare_backups();
+        let pair = Pair {
+            second,
+            suite,
+            mas,
+            recipient,
+        };
+        for (user, device) in pair.synapse_devices() {
+            pair.mas_sql(&format!(
+                "WITH u AS (INSERT INTO users (user_id, username, created_at) VALUES (gen_random_uuid(), '{user}', now()) RETURNING user_id) \
+                 INSERT INTO compat_sessions (compat_session_id, user_id, device_id, created_at) SELECT gen_random_uuid(), user_id, '{device}', now() FROM u"
+            ));
+        }
+        pair.accept("fence");
+        pair.run(&["init", "pipeline.toml"]).expect_success();
+        pair
+    }
+
+    fn accept(&self, accept: &str) {
+        let text = format!(
+            "{}\n[components.mas]\nuse = \"mas\"\n\
+             databases = {{ main = {{ url-env = \"MAS_DB\" }}, synapse = {{ url-env = \"SYNAPSE_DB\" }} }}\n\
+             volumes = {{ config = {{ path = \"{}\" }} }}\n\n\
+             [groups.core]\nconsistent = [\"synapse\", \"mas\"]\naccept = \"{accept}\"\n",
+            self.suite.pipeline(&self.recipient),
+            self.mas.config.display()
+        );
+        std::fs::write(self.suite.pipeline_file(), text).unwrap();
+    }
+
+    fn essrun(&self) -> Essrun {
+        self.suite.essrun().env("MAS_DB", self.mas.database.url())
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.essrun().run(args)
+    }
+
+    fn run_with_identity(&self, args: &[&str]) -> Outcome {
+        let identity = self.suite.identity();
+        let args: Vec<&str> = args
+            .iter()
+            .copied()
+            .chain(["--identity", identity.to_str().unwrap()])
+            .collect();
+        self.essrun().run_json(&args)
+    }
+
+    fn mas_cluster(&self) -> &Cluster {
+        self.second.as_ref().unwrap_or(&self.suite.cluster)
+    }
+
+    fn mas_sql(&self, sql: &str) -> String {
+        self.mas_cluster()
+            .psql("mas", sql)
+            .expect("a query")
+            .trim_end()
+            .to_owned()
+    }
+
+    /// (localpart, device) of every device a sync could delete.
+    fn synapse_devices(&self) -> BTreeSet<(String, String)> {
+        pairs(
+            &self
+                .suite
+                .sql("SELECT split_part(substr(user_id, 2), ':', 1), device_id FROM devices WHERE NOT hidden"),
+        )
+    }
+
+    fn mas_devices(&self) -> BTreeSet<(String, String)> {
+        pairs(&self.mas_sql("SELECT username, device_id FROM compat_sessions JOIN users USING (user_id)"))
+    }
+
+    fn destroy(&self) {
+        self.suite.destroy();
+        self.mas_cluster()
+            .psql("postgres", "DROP DATABASE mas WITH (FORCE)")
+            .expect("dropping MAS's database");
+        std::fs::remove_dir_all(&self.mas.config).unwrap();
+    }
+
+    fn schema_of_mas(&self) -> String {
+        let mut dump = self.mas_cluster().client("pg_dump");
+        let dump = dump.args(["--schema-only", "-d", "mas"]).output().expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let text = String::from_utf8(dump.stdout).unwrap();
+        let known = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        text.lines().filter(known).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn pairs(lines: &str) -> BTreeSet<(String, String)> {
+    lines
+        .lines()
+        .map(|line| line.split_once('|').expect("two columns"))
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .collect()
+}
+
+/// Writers that commit a user with a device to Synapse's database, then to MAS's, without pause.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Writers {
+    fn start(pair: &Pair, round: usize) -> Writers {
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = (0..WRITERS)
+            .map(|who| {
+                let (stop, written) = (stop.clone(), written.clone());
+                let (synapse, mas) = (pair.suite.database.url(), pair.mas.database.url());
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .unwrap();
+                    runtime.block_on(write(round, who, &synapse, &mas, &stop, &written));
+                })
+            })
+            .collect();
+        let writers = Writers { stop, written, threads };
+        writers.wait_for_more();
+        writers
+    }
+
+    fn wait_for_more(&self) {
+        let before = self.written.load(Ordering::Relaxed);
+        while self.written.load(Ordering::Relaxed) < before + 20 {
+            assert!(self.threads.iter().all(|t| !t.is_finished()), "a writer has failed");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a writer has failed");
+        }
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+async fn write(round: usize, who: usize, synapse: &str, mas: &str, stop: &AtomicBool, written: &AtomicU64) {
+    let synapse = connect(synapse).await;
+    let mas = connect(mas).await;
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let (user, device) = (format!("w{round}x{who}x{n}"), format!("D{round}X{who}X{n}"));
+        synapse
+            .batch_execute(&format!(
+                "BEGIN; INSERT INTO users (name, creation_ts) VALUES ('@{user}:example.org', 1); \
+                 INSERT INTO devices (user_id, device_id, hidden) VALUES ('@{user}:example.org', '{device}', false); COMMIT"
+            ))
+            .await
+            .expect("writing to Synapse's database");
+        mas.batch_execute(&format!(
+            "BEGIN; INSERT INTO users (user_id, username, created_at) VALUES (gen_random_uuid(), '{user}', now()); \
+             INSERT INTO compat_sessions (compat_session_id, user_id, device_id, created_at) \
+             SELECT gen_random_uuid(), user_id, '{device}', now() FROM users WHERE username = '{user}'; COMMIT"
+        ))
+        .await
+        .expect("writing to MAS's database");
+        written.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+        .await
+        .expect("connecting");
+    tokio::spawn(connection);
+    client
+}
+
+fn finding<'a>(outcome: &'a Outcome, check: &str) -> &'a serde_json::Value {
+    outcome
+        .events_of("finding")
+        .find(|f| f["check"] == check)
+        .unwrap_or_else(|| panic!("no finding {check} in\n{outcome}"))
+}
+
+/// Backups under load, each restored after everything was lost: no effect without its cause.
+fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str) {
+    let schema = pair.schema_of_mas();
+    for round in 0..2 {
+        let writers = Writers::start(pair, round);
+        let backup = pair.essrun().run_json(&["pipeline.toml"]).expect_success();
+        writers.wait_for_more();
+        let written = writers.stop();
+        let instant = backup.events_of("instant").next().expect("an instant");
+        assert_eq!(instant["group"], "core");
+        assert_eq!(instant["databases"], serde_json::json!(["synapse/main", "mas/main"]));
+        assert_eq!(instant["reached"]["how"], how, "{backup}");
+        let shown = pair.run(&["show", "pipeline.toml"]).expect_success();
+        assert!(shown.stdout.contains(words), "{shown}");
+
+        let live = pair.synapse_devices();
+        pair.destroy();
+        let restored = pair
+            .run_with_identity(&["restore", "pipeline.toml", "--yes"])
+            .expect_success();
+        let (causes, effects) = (pair.synapse_devices(), pair.mas_devices());
+        let without: Vec<_> = effects.difference(&causes).collect();
+        assert!(without.is_empty(), "MAS knows what Synapse does not: {without:?}");
+        let under_way: Vec<_> = causes.difference(&effects).collect();
+        let ours = format!("D{round}X");
+        let of_this_round = under_way.iter().filter(|(_, device)| device.starts_with(&ours)).count();
+        assert!(
+            of_this_round <= WRITERS,
+            "{under_way:?} were under way, of {WRITERS} writers"
+        );
+        assert!(
+            causes.len() > 3 && causes.is_subset(&live),
+            "{} devices, {written} written",
+            causes.len()
+        );
+        assert!(
+            causes.len() < live.len(),
+            "what was written after the backup is not in it"
+        );
+        // The components came to the same result in what was restored.
+        for check in [
+            "mas-synapse-users-missing-in-synapse",
+            "mas-synapse-devices-missing-in-synapse",
+        ] {
+            assert_eq!(finding(&restored, check)["severity"], "info", "{restored}");
+        }
+        let said = finding(&restored, "mas-synapse-pair")["message"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let both = causes.len() - under_way.len();
+        assert!(
+            said.contains(&format!("{both} devices are on both sides")),
+            "{both}: {said}"
+        );
+        assert_eq!(
+            finding(&restored, "mas-encryption-secret")["severity"],
+            "info",
+            "{restored}"
+        );
+    }
+    // MAS's database as a whole: tables, keys, triggers, and an UNLOGGED table that comes back empty.
+    assert_eq!(pair.schema_of_mas(), schema);
+    assert_eq!(
+        pair.mas_sql("SELECT count(*) FILTER (WHERE relname <> '_sqlx_migrations'), count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"),
+        "33|34"
+    );
+    assert_eq!(
+        pair.mas_sql(
+            "SELECT relpersistence, (SELECT count(*) FROM queue_leader) FROM pg_class WHERE relname = 'queue_leader'"
+        ),
+        "u|0"
+    );
+    assert_eq!(
+        pair.mas_sql("SELECT count(*), count(*) FILTER (WHERE success) FROM _sqlx_migrations"),
+        "167|167"
+    );
+    let server = pair.suite.home.start();
+    server.client().login("alice", "password").expect("Synapse works");
+    server.stop();
+}
+
+#[test]
+fn on_one_server_at_the_same_instant() {
+    let pair = Pair::new(false);
+    never_an_effect_without_its_cause(&pair, "same-instant", "2 databases at the same instant");
+
+    // What the checks find when the two do not fit, with names, and how it was when the backup was taken.
+    pair.run(&["pipeline.toml"]).expect_success();
+    pair.suite
+        .sql("INSERT INTO devices (user_id, device_id, hidden) VALUES ('@alice:example.org', 'LATER', false)");
+    pair.suite
+        .sql("INSERT INTO users (name, creation_ts) VALUES ('@onlysynapse:example.org', 1)");
+    pair.mas_sql("INSERT INTO users (user_id, username, created_at) VALUES (gen_random_uuid(), 'onlymas', now())");
+    pair.mas_sql("INSERT INTO compat_sessions (compat_session_id, user_id, device_id, created_at) SELECT gen_random_uuid(), user_id, 'NOWHERE', now() FROM users WHERE username = 'bob'");
+    let expected = [
+        ("mas-synapse-devices-to-be-deleted", "alice LATER"),
+        ("mas-synapse-users-missing-in-mas", "onlysynapse"),
+        ("mas-synapse-users-missing-in-synapse", "onlymas"),
+        ("mas-synapse-devices-missing-in-synapse", "bob NOWHERE"),
+    ];
+    // MAS alone from the backup before, beside the live Synapse: only what Synapse has more is told, as new.
+    let older = pair
+        .run_with_identity(&[
+            "restore",
+            "pipeline.toml",
+            "--yes",
+            "--only",
+            "mas",
+            "--to",
+            "mas/main=mas_copy",
+            "--to",
+            "mas/config=mas-copy",
+        ])
+        .expect_success();
+    let told = finding(&older, expected[0].0);
+    assert_eq!(told["severity"], "warning", "{older}");
+    assert!(told["message"].as_str().unwrap().contains("alice LATER"), "{told}");
+    assert!(told["remedy"].as_str().unwrap().contains("same instant"), "{told}");
+    assert_eq!(finding(&older, expected[2].0)["severity"], "info", "{older}");
+
+    let backup = pair.run(&["pipeline.toml"]).expect_success();
+    assert!(
+        backup
+            .stderr
+            .contains("the next device sync of these users deletes them"),
+        "{backup}"
+    );
+    let drilled = pair.run_with_identity(&["drill", "pipeline.toml"]).expect_success();
+    for (check, name) in expected {
+        let f = finding(&drilled, check);
+        assert_eq!(f["severity"], "warning", "{f}");
+        let message = f["message"].as_str().unwrap();
+        assert!(
+            message.contains(name) && message.contains("when the backup was taken"),
+            "{f}"
+        );
+        assert_ne!(f["remedy"], "", "{f}");
+    }
+
+    // Jobs that would run again are shown before anything is done, and can be held back.
+    let identity = pair.suite.identity();
+    let plan = [
+        "plan",
+        "pipeline.toml",
+        "--restore",
+        "--identity",
+        identity.to_str().unwrap(),
+    ];
+    let planned = pair.run(&plan).expect_success();
+    for job in ["send-account-recovery-email", "deactivate-user"] {
+        assert!(
+            planned
+                .stdout
+                .contains(&format!("1 waiting jobs of `{job}` run when MAS starts")),
+            "{planned}"
+        );
+    }
+    let text = std::fs::read_to_string(pair.suite.pipeline_file()).unwrap();
+    std::fs::write(
+        pair.suite.pipeline_file(),
+        format!("{text}\n[components.mas.settings]\nhold-back = [\"deactivate-*\"]\n"),
+    )
+    .unwrap();
+    pair.destroy();
+    pair.run_with_identity(&["restore", "pipeline.toml", "--yes"])
+        .expect_success();
+    assert_eq!(
+        pair.mas_sql("SELECT queue_name, status FROM queue_jobs ORDER BY 1"),
+        "deactivate-user|failed\nsend-account-recovery-email|available"
+    );
+}
+
+#[test]
+fn on_two_servers_behind_a_fence() {
+    let pair = Pair::new(true);
+    never_an_effect_without_its_cause(&pair, "fenced", "2 databases behind a lock fence held for");
+
+    // One instant cannot be had over two servers: refused before anything is taken.
+    pair.accept("instant");
+    let before = pair.run(&["list", "pipeline.toml"]).expect_success().stdout;
+    let refused = pair.run(&["pipeline.toml"]);
+    assert_eq!(refused.code(), Some(5), "{refused}");
+    let refused = refused.expect_stderr(&["core", "different servers", "accept", "fence", "ordered"]);
+    assert!(!refused.stderr.contains(&pair.mas.database.password));
+    assert_eq!(pair.run(&["list", "pipeline.toml"]).expect_success().stdout, before);
+
+    // In order, when nothing better can be had: MAS's tables are in somebody's hands.
+    pair.accept("ordered");
+    let mut psql = pair.mas_cluster().client("psql");
+    let mut holder = psql
+        .args([
+            "-X",
+            "-q",
+            "-d",
+            "mas",
+            "-c",
+            "BEGIN; LOCK TABLE users IN ROW EXCLUSIVE MODE; SELECT pg_sleep(600)",
+        ])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("psql");
+    while pair.mas_sql("SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND mode = 'RowExclusiveLock'")
+        == "0"
+    {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let backup = pair.essrun().run_json(&["pipeline.toml"]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let backup = backup.expect_success();
+    let reached = &backup.events_of("instant").next().expect("an instant")["reached"];
+    assert_eq!(reached["how"], "ordered", "{backup}");
+    assert!(reached["gap_ms"].as_f64().is_some_and(|gap| gap > 0.0), "{reached}");
+    let taken = |n: usize| reached["members"][n]["taken_at_unix_ms"].as_u64().unwrap();
+    assert_eq!(
+        reached["members"][0]["label"], "synapse/main",
+        "Synapse first: an older MAS deletes devices"
+    );
+    assert!(taken(0) <= taken(1), "{reached}");
+    let shown = pair.run(&["show", "pipeline.toml"]).expect_success();
+    assert!(
+        shown.stdout.contains("one after the other") && shown.stdout.contains("synapse/main, then mas/main"),
+        "{shown}"
+    );
+}
