@@ -1,0 +1,394 @@
+//! What stands in the way of a restore is said before the first step, each with what to do, and nothing is changed. And
+//! the runbook, which is for the day when all of it does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use essrun_testkit::essrun::{Essrun, Outcome};
+use essrun_testkit::postgres::Cluster;
+use essrun_testkit::suite::Suite;
+use serde_json::Value;
+use std::path::Path;
+
+const REFUSED: i32 = 4;
+
+fn suite() -> Suite {
+    let suite = Suite::create();
+    let server = suite.home.start();
+    let alice = server
+        .client()
+        .register("alice", "password", false)
+        .expect("registering");
+    server
+        .client()
+        .upload(&alice.token, "medium", "text/plain", vec![b'x'; 200_000])
+        .expect("a medium");
+    server.stop();
+    suite.prepare_backups();
+    suite.essrun().run(&["init", "pipeline.toml"]).expect_success();
+    suite.back_up().expect_success();
+    suite
+}
+
+struct Tried<'a> {
+    suite: &'a Suite,
+    essrun: Essrun,
+}
+
+impl Tried<'_> {
+    fn of(suite: &Suite) -> Tried<'_> {
+        Tried {
+            suite,
+            essrun: suite.essrun(),
+        }
+    }
+
+    /// With the database somewhere else.
+    fn at<'a>(suite: &'a Suite, url: &str) -> Tried<'a> {
+        Tried {
+            suite,
+            essrun: suite.essrun().env("SYNAPSE_DB", url),
+        }
+    }
+
+    fn run(&self, verb: &[&str], more: &[&str]) -> Outcome {
+        let identity = self.suite.identity();
+        let identity = ["--identity", identity.to_str().unwrap()];
+        let args: Vec<&str> = verb.iter().chain(&identity).chain(more).copied().collect();
+        self.essrun.run_json(&args)
+    }
+
+    fn restore(&self, more: &[&str]) -> Outcome {
+        self.run(&["restore", "pipeline.toml", "--yes"], more)
+    }
+
+    /// The plan's finding `check` about `label`; the plan itself never fails for what it finds.
+    fn planned(&self, label: &str, check: &str, more: &[&str]) -> Value {
+        let planned = self.run(&["restore", "pipeline.toml", "--dry-run"], more);
+        let plan = planned
+            .events_of("restore-plan")
+            .next()
+            .unwrap_or_else(|| panic!("no plan in {planned}"));
+        plan["components"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|c| c["preconditions"].as_array().unwrap())
+            .find(|p| p["label"] == label && p["check"] == check)
+            .unwrap_or_else(|| panic!("no {check} of {label} in {planned}"))
+            .clone()
+    }
+
+    /// Refused for `check`, in the plan and when it is tried; the error says what to do.
+    fn refused(&self, label: &str, check: &str, more: &[&str]) {
+        let before = state(self.suite);
+        let planned = self.planned(label, check, more);
+        assert_eq!(planned["severity"], "error", "{planned}");
+        assert_ne!(planned["remedy"], "", "{planned}");
+        self.restore(more).expect_code(REFUSED).expect_stderr(&[
+            check,
+            planned["message"].as_str().unwrap(),
+            "nothing was changed",
+        ]);
+        assert_eq!(state(self.suite), before, "{check}: something was changed");
+    }
+}
+
+fn state(suite: &Suite) -> String {
+    let tree = std::process::Command::new("sh")
+        .args(["-c", "find . -path ./run -prune -o -printf '%p %y %m %s %T@\\n' | sort"])
+        .current_dir(&suite.home.root)
+        .output()
+        .expect("find");
+    let databases = suite
+        .cluster
+        .psql("postgres", "SELECT oid, datname FROM pg_database ORDER BY 1")
+        .unwrap();
+    format!("{databases}\n{}", String::from_utf8(tree.stdout).unwrap())
+}
+
+fn role(cluster: &Cluster, role: &str) {
+    cluster
+        .psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD 'pw' "))
+        .unwrap();
+}
+
+fn url(cluster: &Cluster, role: &str, database: &str) -> String {
+    format!("postgresql://{role}:pw@127.0.0.1:{}/{database}", cluster.port())
+}
+
+#[test]
+fn each_one_violated() {
+    let suite = suite();
+    let live = Tried::of(&suite);
+
+    // Targets that hold something; with --replace they are kept, which is only told.
+    live.refused("main", "target-not-empty", &[]);
+    live.refused("media", "volume-destination", &[]);
+    let told = live.planned("main", "target-not-empty", &["--replace"]);
+    assert_eq!(told["severity"], "info", "{told}");
+
+    // Elsewhere: a label nobody knows, a directory that is not there yet, a file system without room.
+    for unknown in ["synapse/nothing=x", "mas/main=x", "synapse=x", "synapse/main="] {
+        live.restore(&["--to", unknown])
+            .expect_code(REFUSED)
+            .expect_stderr(&["--to", "hint:"]);
+    }
+    let elsewhere = suite.path().join("not/there/media");
+    let to = format!("synapse/media={}", elsewhere.display());
+    let told = live.planned("media", "parent-missing", &["--to", &to]);
+    assert_eq!(told["severity"], "warning", "{told}");
+    assert!(told["message"].as_str().unwrap().contains("not"), "{told}");
+    assert!(!suite.path().join("not").exists(), "planning makes nothing");
+    if let Some(small) = SmallFileSystem::mount(&suite.path().join("small")) {
+        let to = format!("synapse/media={}/media", small.0.display());
+        let told = live.planned("media", "space-short", &["--to", &to]);
+        assert_eq!(told["severity"], "warning", "{told}");
+    }
+
+    // Keys: none at all, somebody else's, a file that is no key.
+    suite
+        .essrun()
+        .run(&["restore", "pipeline.toml", "--yes"])
+        .expect_code(6)
+        .expect_stderr(&["identity"]);
+    suite
+        .essrun()
+        .run(&["keygen", "identity", "--output", "other.txt"])
+        .expect_success();
+    let other = suite
+        .essrun()
+        .run(&["restore", "pipeline.toml", "--yes", "--identity", "other.txt"]);
+    assert_eq!(other.code(), Some(6), "{other}");
+    suite
+        .essrun()
+        .run(&["restore", "pipeline.toml", "--yes", "--identity", "pipeline.toml"])
+        .expect_code(3);
+
+    // A component the backup lacks, and one that failed when it was taken.
+    let text = std::fs::read_to_string(suite.pipeline_file()).unwrap();
+    let mas =
+        "\n[components.mas]\nuse = \"mas\"\ndatabases = { main = { url = \"postgresql://nobody@127.0.0.1:1/mas\" } }\n";
+    std::fs::write(suite.pipeline_file(), format!("{text}{mas}")).unwrap();
+    live.restore(&["--only", "mas"]).expect_code(REFUSED).expect_stderr(&[
+        "mas",
+        "the backup does not hold it",
+        "essrun list",
+    ]);
+    let plan = live.run(&["restore", "pipeline.toml", "--dry-run"], &[]);
+    assert!(
+        plan.stdout
+            .contains("component mas is not restored: the backup does not hold it"),
+        "{plan}"
+    );
+    suite.back_up().expect_code(9);
+    live.restore(&["--only", "mas"])
+        .expect_code(REFUSED)
+        .expect_stderr(&["it failed when the backup was taken"]);
+    let status = suite.essrun().run(&["status", "pipeline.toml"]).expect_success();
+    assert!(
+        status.stdout.contains("IN NO BACKUP") && status.stdout.contains("not in the newest backup"),
+        "{status}"
+    );
+    live.restore(&["--only", "nobody"])
+        .expect_code(REFUSED)
+        .expect_stderr(&["nobody", "synapse"]);
+    live.restore(&["--backup", "zzz"]).expect_code(6);
+    std::fs::write(suite.pipeline_file(), &text).unwrap();
+
+    // Roles: one that may not create databases, one that cannot give what it makes to the owner there was.
+    role(&suite.cluster, "small");
+    Tried::at(&suite, &url(&suite.cluster, "small", "synapse_small")).refused("main", "cannot-create-database", &[]);
+    suite.cluster.psql("postgres", "ALTER ROLE small CREATEDB").unwrap();
+    Tried::at(&suite, &url(&suite.cluster, "small", "synapse_small")).refused("main", "role-not-granted", &[]);
+
+    // Another server, where the owner is nobody.
+    let second = Cluster::builder().password("other").start().expect("a second server");
+    role(&second, "small");
+    second.psql("postgres", "ALTER ROLE small CREATEDB").unwrap();
+    Tried::at(&suite, &url(&second, "small", "synapse")).refused("main", "role-missing", &[]);
+
+    // No server at all.
+    Tried::at(&suite, "postgresql://nobody@127.0.0.1:1/synapse")
+        .restore(&[])
+        .expect_code(5);
+}
+
+/// A locale that the server backed up had, and the server restored to has not.
+#[test]
+fn a_server_without_the_locale() {
+    let dir = tempfile::tempdir().unwrap();
+    let essrun = Essrun::in_dir(dir.path());
+    let cluster = Cluster::builder()
+        .setting("allow_system_table_mods", "on")
+        .start()
+        .expect("a server");
+    let said = essrun
+        .run(&["keygen", "identity", "--output", "identity.txt"])
+        .expect_success();
+    essrun
+        .run(&["keygen", "writer", "--output", "writer.key"])
+        .expect_success();
+    let recipient = said.stdout.split_whitespace().find(|w| w.starts_with("age1")).unwrap();
+    let pipeline = |database: &str| {
+        format!(
+            "version = 1\nname = \"x\"\n[repository]\nurl = \"repository\"\nrecipients = [\"{recipient}\"]\nwriter-key = \"writer.key\"\ncache = \"cache\"\n\
+             [components.any]\nuse = \"generic\"\ndatabases = {{ main = {{ url = \"{}\" }} }}\n",
+            cluster.uri_as("postgres", database)
+        )
+    };
+    let locale = "C.UTF-8";
+    cluster
+        .psql(
+            "postgres",
+            &format!("CREATE DATABASE other TEMPLATE template0 ENCODING 'UTF8' LOCALE '{locale}'"),
+        )
+        .unwrap();
+    cluster
+        .psql("other", "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
+        .unwrap();
+    std::fs::write(dir.path().join("pipeline.toml"), pipeline("other")).unwrap();
+    essrun.run(&["init", "pipeline.toml"]).expect_success();
+    essrun.run(&["pipeline.toml"]).expect_success();
+
+    // The server forgets the locale, as one without its package does.
+    cluster
+        .psql(
+            "postgres",
+            &format!(
+                "DELETE FROM pg_collation WHERE lower(replace(collcollate, '-', '')) = lower(replace('{locale}', '-', ''))"
+            ),
+        )
+        .unwrap();
+    essrun
+        .run(&[
+            "restore",
+            "pipeline.toml",
+            "--yes",
+            "--identity",
+            "identity.txt",
+            "--to",
+            "any/main=fresh",
+        ])
+        .expect_code(REFUSED)
+        .expect_stderr(&["locale-missing", "C.UTF-8", "install the locale", "nothing was changed"]);
+    let databases = cluster.psql("postgres", "SELECT datname FROM pg_database").unwrap();
+    assert!(!databases.contains("fresh"), "{databases}");
+}
+
+/// A tmpfs of 64 KiB, where this process may mount one.
+struct SmallFileSystem(std::path::PathBuf);
+
+impl SmallFileSystem {
+    fn mount(at: &Path) -> Option<SmallFileSystem> {
+        std::fs::create_dir(at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "essrun-test"])
+            .arg(at)
+            .output()
+            .is_ok_and(|o| o.status.success());
+        mounted.then(|| SmallFileSystem(at.to_owned()))
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        // Nobody is there to be told.
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_runbook_says_all_and_gives_nothing_away() {
+    let suite = suite();
+    let text = std::fs::read_to_string(suite.pipeline_file()).unwrap();
+    let secrets = [
+        suite.database.password.clone(),
+        suite.database.url(),
+        std::fs::read_to_string(suite.home.signing_key())
+            .unwrap()
+            .trim()
+            .to_owned(),
+        suite.home.registration_secret.clone(),
+        "AGE-SECRET-KEY-".to_owned(),
+        std::fs::read_to_string(suite.writer_key())
+            .unwrap()
+            .lines()
+            .last()
+            .unwrap()
+            .to_owned(),
+    ];
+    // A second component that failed, to be told apart; its password stands in the file itself.
+    let mas = "\n[components.mas]\nuse = \"mas\"\ndatabases = { main = { url = \"postgresql://nobody:hunter2@127.0.0.1:1/mas\" } }\n";
+    std::fs::write(suite.pipeline_file(), format!("{text}{mas}")).unwrap();
+    suite.back_up().expect_code(9);
+
+    let run = |args: &[&str]| {
+        let args: Vec<&str> = ["plan", "pipeline.toml", "--disaster"]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
+        suite.essrun().run(&args).expect_success()
+    };
+    let printed = run(&[]).stdout;
+    run(&["--output", "runbook.md"]);
+    run(&["--output", "runbook.html"]);
+    let file = |name: &str| std::fs::read_to_string(suite.path().join(name)).unwrap();
+    let html = file("runbook.html");
+    assert!(html.starts_with("<!doctype html>"), "{html}");
+    // One written a second later carries another time.
+    let plain = |text: &str| {
+        text.lines()
+            .filter(|l| !l.starts_with("Written "))
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(plain(&printed).trim(), plain(&file("runbook.md")).trim());
+    for (form, text) in [("text", &printed), ("md", &file("runbook.md")), ("html", &html)] {
+        let mut at = 0;
+        for said in [
+            "# Recovery of example",
+            "## Before anything else",
+            "Keep every client out",
+            "## What you need",
+            suite.repository().to_str().unwrap(),
+            "age1",
+            "kept at: ____",
+            "SYNAPSE_DB",
+            "| order | component |",
+            "NOT IN THE BACKUP",
+            "synapse (",
+            "## Commands, in order",
+            "essrun list",
+            "essrun check",
+            "--restore --identity",
+            "essrun restore",
+            "## Afterwards",
+        ] {
+            let found = text[at..].find(said);
+            assert!(found.is_some(), "{form}: {said:?} is not where it should be in\n{text}");
+            at += found.unwrap();
+        }
+        for secret in secrets.iter().map(String::as_str).chain(["hunter2"]) {
+            assert!(!text.contains(secret), "{form} holds {secret:?}");
+        }
+    }
+    // The commands are what the command line takes.
+    let identity = suite.identity();
+    let script: String = printed.split("```").nth(1).unwrap().trim_start_matches("sh").to_owned();
+    let commands: Vec<&str> = script.lines().filter(|l| l.starts_with("essrun ")).collect();
+    assert!(commands.len() >= 4, "{script}");
+    for line in commands {
+        let words = line
+            .split('#')
+            .next()
+            .unwrap()
+            .replace("KEY-FILE", identity.to_str().unwrap());
+        let mut args: Vec<&str> = words.split_whitespace().skip(1).collect();
+        if args[0] == "restore" {
+            args.push("--dry-run");
+        }
+        let outcome = suite.essrun().run(&args);
+        assert!(matches!(outcome.code(), Some(0 | 4)), "{line}: {outcome}");
+    }
+}
