@@ -162,6 +162,11 @@ fn rows(site: &Site, database: &str) -> String {
     )
 }
 
+fn base64(text: &str) -> String {
+    let program = "import base64, sys; print(base64.b64encode(sys.argv[1].encode()).decode())";
+    python(Environment::Sydent, program, &[text])
+}
+
 fn write(folder: &Path, files: &[(&str, &str)]) {
     for (name, text) in files {
         let path = folder.join(name);
@@ -185,7 +190,7 @@ fn finding<'a>(outcome: &'a Outcome, component: &str, check: &str) -> (&'a str, 
 }
 
 const DATABASES: [&str; 7] = ["sliding", "integrator", "xmpp", "irc", "whatsapp", "sip", "other"];
-const VOLUMES: [&str; 14] = [
+const VOLUMES: [&str; 16] = [
     "sliding",
     "integrator",
     "adminbot-data",
@@ -200,6 +205,8 @@ const VOLUMES: [&str; 14] = [
     "hookshot-data",
     "files",
     "host",
+    "kubernetes",
+    "nedb",
 ];
 
 /// Everything but Synapse, MAS, Sydent and Telegram, which have tests of their own.
@@ -292,6 +299,19 @@ fn furnish(site: &mut Site) -> String {
             ("ess.signing.key", &format!("ed25519 0 {seed}\n")),
         ],
     );
+    // The generated Secret as kubectl prints it: values in base64. This key is of the later generation.
+    let key = base64(&format!("ed25519 1 {seed}\n"));
+    let generated = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: ess-generated\ndata:\n  SYNAPSE_SIGNING_KEY: {key}\n  \
+         MAS_ENCRYPTION_SECRET: {}\n  POSTGRES_SYNAPSE_PASSWORD: eA==\n",
+        base64("00")
+    );
+    let marker = "apiVersion: v1\nkind: ConfigMap\ndata:\n  MATRIX_STACK_MSC3861: delegated_auth\n";
+    volume(
+        "kubernetes",
+        &[("secrets.yaml", generated.as_str()), ("configmaps.yaml", marker)],
+    );
+    volume("nedb", &[("room-store.db", "{\"_id\":\"1\"}\n")]);
     let file = site.path().join("files.db");
     let program = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1]); c.executescript(\
                    'CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, b BLOB); INSERT INTO t (b) VALUES (x\\'00ff\\'); PRAGMA user_version = 3')";
@@ -306,14 +326,20 @@ fn furnish(site: &mut Site) -> String {
             config(system)
         )
     };
-    let mut pipeline: String = ["integrator", "xmpp", "irc", "whatsapp", "sip"].map(bridge).concat();
+    let mut pipeline: String = ["integrator", "irc", "whatsapp", "sip"].map(bridge).concat();
+    // Its NeDB files of before the move to PostgreSQL are kept beside the database.
+    pipeline.push_str(&bridge("xmpp").replace(
+        "volumes = { ",
+        &format!("volumes = {{ data = {{ path = \"{root}/nedb\" }}, "),
+    ));
     pipeline.push_str(&format!(
         "[components.sliding-sync]\nuse = \"sliding-sync\"\ndatabases = {{ main = {{ url-env = \"SLIDING_DB\" }} }}\nvolumes = {{ {} }}\n\n\
          [components.adminbot]\nuse = \"adminbot\"\nvolumes = {{ data = {{ path = \"{root}/adminbot-data\" }}, {} }}\n\n\
          [components.auditbot]\nuse = \"auditbot\"\nvolumes = {{ data = {{ path = \"{root}/auditbot-data\" }}, {} }}\n\
          settings = {{ logs-in-bucket = true }}\n\n\
          [components.hookshot]\nuse = \"hookshot\"\nvolumes = {{ data = {{ path = \"{root}/hookshot-data\" }}, {} }}\n\n\
-         [components.host-secrets]\nuse = \"host-secrets\"\nvolumes = {{ files = {{ path = \"{root}/host\" }} }}\n\
+         [components.host-secrets]\nuse = \"host-secrets\"\nvolumes = {{ files = {{ path = \"{root}/host\" }}, \
+         kubernetes = {{ path = \"{root}/kubernetes\" }} }}\n\
          settings = {{ required = [\"cluster.yml\"] }}\n\n\
          [components.other]\nuse = \"generic\"\n\
          databases = {{ main = {{ url-env = \"OTHER_DB\" }}, second = {{ sqlite = \"{root}/files.db\" }} }}\n\
@@ -438,6 +464,7 @@ fn every_other_system_comes_back() {
         ("adminbot", "adminbot-passphrase"),
         ("hookshot", "hookshot-passkey"),
         ("host-secrets", "host-secrets-files"),
+        ("host-secrets", "host-secrets-kubernetes"),
         ("host-secrets", "host-secrets-signing-key"),
         ("other", "generic-main-1"),
         ("other", "generic-files"),
