@@ -40,6 +40,8 @@ pub async fn open(
         cache_dir: pipeline.repository.cache.clone(),
         options: Options {
             compression_level: pipeline.repository.compression_level,
+            // A disk writes one pack as fast as two; each one waiting costs its size in memory.
+            uploads: if pipeline.repository.url.contains("://") { 2 } else { 1 },
             ..Options::default()
         },
     };
