@@ -47,7 +47,8 @@ impl Description {
 
     /// What a dump of a PostgreSQL database holds besides its tables: definitions, facts about it, positions of sequences.
     pub fn schema(self, label: &str) -> Self {
-        let internal = |what: &str, exposes| ArtifactClass::new(&format!("{label}/{what}"), Sensitivity::Internal, exposes);
+        let internal =
+            |what: &str, exposes| ArtifactClass::new(&format!("{label}/{what}"), Sensitivity::Internal, exposes);
         self.class(internal("ddl*", "the schema"))
             .class(internal("database", "the database's name, encoding and versions"))
             .class(internal("sequences", "how many rows were ever made"))
