@@ -148,15 +148,23 @@ pub(crate) async fn last_drill(
     drill_note(&notes)
 }
 
-/// The newest drill among a backup's annotations.
+/// The newest drill among a backup's annotations. Of several in one second a failed one counts: which came last is not
+/// known, and doubt must not look like proof.
 pub fn drill_note(notes: &[Annotation]) -> Result<Option<DrillNote>, PipelineError> {
-    let last = notes.iter().rev().find(|a| a.kind == DRILL);
-    last.map(|a| {
-        serde_json::from_value(a.body.clone()).map_err(|e| PipelineError::Repository {
+    let drills = || notes.iter().filter(|a| a.kind == DRILL);
+    let Some(newest) = drills().map(|a| a.created_at).max() else {
+        return Ok(None);
+    };
+    let mut last: Option<DrillNote> = None;
+    for a in drills().filter(|a| a.created_at == newest) {
+        let note: DrillNote = serde_json::from_value(a.body.clone()).map_err(|e| PipelineError::Repository {
             problem: format!("backup {}: the note of its drill does not read: {e}", a.backup),
-        })
-    })
-    .transpose()
+        })?;
+        if last.as_ref().is_none_or(|l| l.passed) {
+            last = Some(note);
+        }
+    }
+    Ok(last)
 }
 
 /// Everything one backup says about itself.

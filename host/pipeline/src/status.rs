@@ -267,7 +267,7 @@ mod tests {
             );
             let error = Pipeline::parse(Path::new("p.toml"), &text).unwrap_err().to_string();
             assert!(
-                error.contains("p.toml:7") && error.contains("length of time"),
+                error.contains("p.toml:8") && error.contains("length of time"),
                 "{bad}: {error}"
             );
         }

@@ -9,7 +9,12 @@ use std::process::Command;
 use std::time::Instant;
 
 fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    let status = Command::new("cp")
+        .args(["-a", "-T"])
+        .arg(from)
+        .arg(to)
+        .status()
+        .expect("cp");
     assert!(status.success(), "cp -a {} {}", from.display(), to.display());
 }
 
