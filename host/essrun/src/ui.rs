@@ -1,14 +1,15 @@
 //! What a person or program sees: text and bars, or JSON lines. Control characters from outside never reach a terminal.
 
 use crate::cli::Global;
-use essrun_pipeline::body::Severity;
+use essrun_pipeline::body::{Instant, Severity};
+use essrun_pipeline::instant::in_words;
 use essrun_pipeline::report::{Event, Reporter};
 use essrun_pipeline::{PipelineError, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant as Moment};
 
 /// How often a JSON progress event is written for one artifact.
 const JSON_PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -29,7 +30,7 @@ struct Work {
     bar: Option<ProgressBar>,
     bytes: u64,
     items: u64,
-    told: Instant,
+    told: Moment,
 }
 
 impl Ui {
@@ -201,7 +202,7 @@ impl Progress for Ui {
                 bar,
                 bytes: 0,
                 items: 0,
-                told: Instant::now(),
+                told: Moment::now(),
             },
         );
     }
@@ -215,7 +216,7 @@ impl Progress for Ui {
             bar.inc(bytes);
         }
         if self.inner.json && w.told.elapsed() >= JSON_PROGRESS_EVERY {
-            w.told = Instant::now();
+            w.told = Moment::now();
             let line = serde_json::json!({"event": "progress", "artifact": what, "bytes": w.bytes, "items": w.items});
             drop(work);
             self.json_line(&line);
@@ -256,12 +257,12 @@ impl Reporter for Ui {
                 databases,
                 reached,
             } => {
-                let how = reached
-                    .get("kind")
-                    .and_then(|k| k.as_str())
-                    .unwrap_or("snapshot")
-                    .to_owned();
-                self.say(&format!("{group}: {how} of {}", databases.join(", ")));
+                let instant = Instant {
+                    group,
+                    databases,
+                    reached,
+                };
+                self.say(&format!("{}: {}", instant.group, in_words(&instant)));
             }
             Event::Step { component, step, why } => match why {
                 Some(why) => self.say(&format!("  {component}: {step}\n      why: {why}")),

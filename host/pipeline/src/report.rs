@@ -4,7 +4,7 @@ use crate::body::{Finding, Severity};
 use essrun_artifact::Progress;
 use serde::Serialize;
 
-/// Something happened. The JSON form is documented in docs/EVENTS.md and only ever grows.
+/// Something happened. Its JSON form only ever grows.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Event {
