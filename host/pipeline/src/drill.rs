@@ -11,7 +11,7 @@ use crate::pace::Pace;
 use crate::repo::{DRILL, DrillNote};
 use crate::report::{Event, Reporter};
 use crate::restore::plan::{self, DatabaseTarget, Planned, Purpose};
-use crate::restore::{RestoreOptions, stage};
+use crate::restore::{RestoreOptions, leftovers, stage};
 use crate::{backup, keys, load, repo, time};
 use essrun_postgres::restore as pg;
 use essrun_repository::OpenBackup;
@@ -242,24 +242,12 @@ impl DrillResult {
 /// Drops scratch databases of drills whose maker is gone.
 async fn drop_dead_databases(planned: &Planned) {
     for item in &planned.items {
-        for target in item.databases.values() {
-            let DatabaseTarget::Postgres { target, options, .. } = target else {
-                continue;
-            };
-            let maintenance = &options.maintenance_database;
-            let found = match pg::list_leftovers(target, maintenance).await {
-                Ok(found) => found,
-                Err(e) => {
-                    tracing::warn!("leftovers of earlier drills cannot be looked for: {e}");
-                    continue;
-                }
-            };
-            // One killed between making and marking has no purpose yet, and is empty: it goes as well.
-            for leftover in found.iter().filter(|l| l.purpose != Some(pg::Purpose::Restore)) {
-                match pg::drop_leftover(target, maintenance, leftover).await {
-                    Ok(()) => tracing::info!("dropped {}, left by a drill that was killed", leftover.database),
-                    Err(e) => tracing::warn!("{} is left by a drill that was killed: {e}", leftover.database),
-                }
+        for (label, target) in &item.databases {
+            if let DatabaseTarget::Postgres { target, options, .. } = target {
+                let what = format!("{}/{label}", item.loaded.name());
+                // One killed between making and marking has no purpose yet, and is empty: it goes as well.
+                let not_a_restores = |l: &pg::Leftover| l.purpose != Some(pg::Purpose::Restore);
+                leftovers::databases(&what, target, &options.maintenance_database, not_a_restores).await;
             }
         }
     }

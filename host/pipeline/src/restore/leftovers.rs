@@ -21,7 +21,7 @@ pub async fn clean(loaded: &[Loaded], options: &RestoreOptions) -> Result<(), Pi
                 _ if !one.owns(label) => {}
                 DatabaseSource::Postgres(_) => {
                     let (target, maintenance) = postgres_target(&what, grant)?;
-                    databases(&what, &target, maintenance.as_deref().unwrap_or("postgres")).await;
+                    databases(&what, &target, maintenance.as_deref().unwrap_or("postgres"), |_| true).await;
                 }
                 DatabaseSource::Sqlite(path) => {
                     files(
@@ -46,12 +46,18 @@ pub async fn clean(loaded: &[Loaded], options: &RestoreOptions) -> Result<(), Pi
     Ok(())
 }
 
-async fn databases(what: &str, target: &essrun_postgres::Connection, maintenance: &str) {
+/// Drops scratch databases whose makers are gone, those that `which` picks.
+pub(crate) async fn databases(
+    what: &str,
+    target: &essrun_postgres::Connection,
+    maintenance: &str,
+    which: impl Fn(&pg::Leftover) -> bool,
+) {
     let found = match pg::list_leftovers(target, maintenance).await {
         Ok(found) => found,
         Err(e) => return tracing::info!("{what}: leftovers cannot be looked for: {e}"),
     };
-    for leftover in found {
+    for leftover in found.into_iter().filter(|l| which(l)) {
         match pg::drop_leftover(target, maintenance, &leftover).await {
             Ok(()) => tracing::info!("{what}: dropped {}, left by a killed run", leftover.database),
             Err(e) => tracing::warn!("{what}: {} is left by a killed run: {e}", leftover.database),

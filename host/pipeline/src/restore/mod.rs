@@ -5,7 +5,7 @@
 //! was live is kept under a dated name. What it must never do: write to a live database or tree, restore over existing
 //! tables, swap a part of what failed verification.
 
-mod leftovers;
+pub(crate) mod leftovers;
 pub(crate) mod plan;
 pub(crate) mod stage;
 mod swap;
