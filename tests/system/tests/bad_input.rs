@@ -274,6 +274,21 @@ fn a_server_that_is_not_there() {
     );
 }
 
+/// Whose fault it is that nothing was taken: a component's that refuses, not of a server that was never asked.
+#[test]
+fn a_component_that_refuses() {
+    let folder = Folder::new();
+    let text = folder.good();
+    let (repository, _) = text.split_once("[components.synapse]").unwrap();
+    let text = format!("{repository}[components.extra]\nuse = \"generic\"\n");
+    std::fs::write(folder.path().join("pipeline.toml"), text).unwrap();
+    let essrun = folder.essrun();
+    essrun.run(&["init", "pipeline.toml"]).expect_success();
+    let refused = essrun.run(&["pipeline.toml"]);
+    assert_eq!(refused.code(), Some(7), "{refused}");
+    refused.expect_stderr(&["component extra", "nothing was backed up"]);
+}
+
 #[test]
 fn no_recipients_no_reading() {
     let folder = Folder::new();

@@ -26,6 +26,8 @@ pub struct Opened {
     pub sources: BTreeMap<String, String>,
     pub plan: ComponentPlan,
     pub failed: Option<String>,
+    /// The component itself is at fault, not what it was to read.
+    pub at_fault: bool,
     pub taken_at: i64,
     pub artifacts: usize,
 }
@@ -40,6 +42,7 @@ impl Opened {
             component: self.loaded.name().to_owned(),
             problem: problem.clone(),
         });
+        self.at_fault = matches!(error, PipelineError::Component { .. });
         self.failed = Some(problem);
     }
 
@@ -71,18 +74,27 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// An error when some component failed.
+    /// An error when some component failed: of the component where all that failed are themselves to blame.
     pub fn into_error(self) -> Result<(), PipelineError> {
-        let failed: Vec<String> = self
-            .components
-            .iter()
-            .filter_map(|c| c.failed.as_ref().map(|why| format!("{}: {why}", c.loaded.name())))
-            .collect();
-        match failed.len() {
-            0 => Ok(()),
+        let failed: Vec<&Opened> = self.components.iter().filter(|c| c.failed.is_some()).collect();
+        let said = |c: &Opened| c.failed.clone().unwrap_or_default();
+        let lines = || {
+            let each = failed.iter().map(|c| format!("{}: {}", c.loaded.name(), said(c)));
+            each.collect::<Vec<_>>().join("\n  ")
+        };
+        match failed.as_slice() {
+            [] => Ok(()),
+            [first, ..] if failed.iter().all(|c| c.at_fault) => {
+                let names: Vec<&str> = failed.iter().map(|c| c.loaded.name()).collect();
+                let problem = if names.len() == 1 { said(first) } else { lines() };
+                Err(PipelineError::component(
+                    &names.join(", "),
+                    format!("{problem}\n  nothing was backed up"),
+                ))
+            }
             _ => Err(PipelineError::Source {
                 what: "nothing was backed up".to_owned(),
-                problem: failed.join("\n  "),
+                problem: lines(),
             }),
         }
     }
@@ -110,6 +122,7 @@ pub async fn sources(
             sources: BTreeMap::new(),
             plan: ComponentPlan::default(),
             failed: None,
+            at_fault: false,
             taken_at: time::now(),
             artifacts: 0,
             loaded,

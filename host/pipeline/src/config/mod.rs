@@ -211,11 +211,22 @@ impl Places<'_> {
         } else {
             "see https://toml.io for the syntax, and examples/ for complete files".to_owned()
         };
-        PipelineError::Config {
-            at,
-            problem: message,
-            hint,
-        }
+        // serde names fields and variants, but not the key whose value has the wrong type.
+        let problem = match e.span().and_then(|s| self.key_before(s.start)) {
+            Some(key) if message.contains("invalid type") || message.contains("invalid value") => {
+                format!("{key}: {message}")
+            }
+            _ => message,
+        };
+        PipelineError::Config { at, problem, hint }
+    }
+
+    /// The key whose value begins at `offset`, where both are on one line.
+    fn key_before(&self, offset: usize) -> Option<&str> {
+        let line = self.text.get(..offset)?.lines().next_back()?;
+        let (left, between) = line.rsplit_once('=')?;
+        let key = left.rsplit(['{', ',', '[']).next()?.trim();
+        (between.trim_matches([' ', '\t', '[', '"', '\'']).is_empty() && !key.is_empty()).then_some(key)
     }
 }
 

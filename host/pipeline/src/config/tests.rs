@@ -51,6 +51,8 @@ fn bad_files_are_refused_with_line_and_hint() {
         ("writer-key", "writer-kee", 7, "unknown field `writer-kee`"),
         ("[\"age1x\"]", "[\"AGE-SECRET-KEY-1X\"]", 6, "identity"),
         ("use = \"synapse\"", "use = 3", 10, "built-in component"),
+        ("[\"age1x\"]", "7", 6, "recipients: invalid type"),
+        ("url-env = \"SYNAPSE_DB\"", "url-env = 3", 11, "url-env: invalid type"),
         ("use = \"synapse\"", "uses = \"synapse\"", 10, "unknown field `uses`"),
         (
             "{ url-env = \"SYNAPSE_DB\" }",
