@@ -70,7 +70,7 @@ impl Component for HostSecrets {
         Description::new("Host secrets", env!("CARGO_PKG_VERSION"), Tier::Critical)
             .loss("Without them the other backups may not be usable: databases cannot be opened by their systems, and the server cannot prove to be itself.")
             .need(Need::volume("files", "a directory of secrets and configuration: ~/.element-enterprise-server/config, Helm values files, the signing key").optional())
-            .need(Need::volume("kubernetes", "a directory with the output of `kubectl get secret,configmap -o yaml` for the labels matrix-tools-init-secrets and matrix-tools-deployment-markers").optional())
+            .need(Need::volume("kubernetes", "the generated Secret and the deployment-marker ConfigMap as files: mounted, one file a key, or the output of `kubectl get secret,configmap -o yaml` for the labels matrix-tools-init-secrets and matrix-tools-deployment-markers").optional())
             .setting("required", "[]", "patterns of files that must be there, such as \"cluster.yml\", \"secrets.yml\"; without one the backup fails")
             .class(ArtifactClass::new("*", Sensitivity::Secret, "everything: whoever has these files can become any part of the suite")
                 .on_leak("rotate the signing key: new key first, the old PUBLIC key into old_signing_keys")
@@ -129,7 +129,7 @@ impl Component for HostSecrets {
         let mut plan = essrun_guest::artifacts_back(&Self::describe(), backup);
         if backup.holds("kubernetes") {
             plan = plan
-                .warn("apply the Secret and the ConfigMap (kubectl apply -f) BEFORE the chart is installed: it makes new ones otherwise, which fit neither the databases nor the federation")
+                .warn("apply the Secret and the ConfigMap (kubectl apply -f; where they were saved one file a key, kubectl create secret generic … --from-file, with the labels) BEFORE the chart is installed: it makes new ones otherwise, which fit neither the databases nor the federation")
                 .note("the Secret and the database backup must be of the same generation: passwords in it are those of the databases' roles");
         }
         Ok(plan.note("first of all: the other systems need what is in here"))
@@ -224,6 +224,32 @@ struct Seen {
     marker: Option<String>,
 }
 
+impl Seen {
+    /// One name with its value, of a Secret or ConfigMap; others are passed over.
+    fn entry(&mut self, name: &str, value: &str) {
+        if value.is_empty() {
+            return;
+        }
+        if name == MARKER {
+            // Only the states the chart knows: the value becomes a fact.
+            let known = ["legacy_auth", "syn2mas_migrated", "delegated_auth"]
+                .iter()
+                .find(|m| **m == value);
+            self.marker = known.map(|m| (*m).to_owned()).or(self.marker.take());
+        } else if GENERATED.iter().any(|(n, _)| *n == name) {
+            self.secrets.insert(name.to_owned());
+            if name == "SYNAPSE_SIGNING_KEY" {
+                let text = STANDARD
+                    .decode(value)
+                    .ok()
+                    .and_then(|b| String::from_utf8(b).ok())
+                    .unwrap_or_else(|| value.to_owned());
+                self.keys.extend(signing_key::parse(&text).unwrap_or_default());
+            }
+        }
+    }
+}
+
 /// Names what a volume holds; values are looked at for the signing key and the marker only.
 fn look(label: &str) -> Result<Seen, Error> {
     let mut seen = Seen::default();
@@ -233,32 +259,16 @@ fn look(label: &str) -> Result<Seen, Error> {
             if let Ok(keys) = signing_key::parse(&text) {
                 seen.keys.extend(keys);
             }
+            // Mounted into a pod, each key of a Secret or ConfigMap is a file of its name that holds the plain value.
+            let own_name = file.rsplit('/').next().unwrap_or(&file);
+            seen.entry(own_name, text.trim());
             for line in text.lines() {
                 let Some((name, value)) = line.trim().split_once(':') else {
                     continue;
                 };
                 let name = name.trim().trim_matches('"');
                 let value = value.trim().trim_end_matches(',').trim_matches(['"', '\'']);
-                if value.is_empty() {
-                    continue;
-                }
-                if name == MARKER {
-                    // Only the states the chart knows: the value becomes a fact.
-                    let known = ["legacy_auth", "syn2mas_migrated", "delegated_auth"]
-                        .iter()
-                        .find(|m| **m == value);
-                    seen.marker = known.map(|m| (*m).to_owned()).or(seen.marker);
-                } else if GENERATED.iter().any(|(n, _)| *n == name) {
-                    seen.secrets.insert(name.to_owned());
-                    if name == "SYNAPSE_SIGNING_KEY" {
-                        let text = STANDARD
-                            .decode(value)
-                            .ok()
-                            .and_then(|b| String::from_utf8(b).ok())
-                            .unwrap_or_else(|| value.to_owned());
-                        seen.keys.extend(signing_key::parse(&text).unwrap_or_default());
-                    }
-                }
+                seen.entry(name, value);
             }
         }
         seen.files.insert(file);

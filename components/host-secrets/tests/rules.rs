@@ -88,6 +88,30 @@ fn json_is_understood_too() {
     assert!(view(&w).fact("signing-key/kubernetes/ed25519:1").is_some());
 }
 
+/// As a pod sees a mounted Secret and ConfigMap.
+#[test]
+fn one_file_a_key_is_understood_too() {
+    let key = format!("ed25519 1 {SEED}\n");
+    let w = world(
+        &[],
+        &[
+            ("generated/SYNAPSE_SIGNING_KEY", &key),
+            ("generated/MAS_ENCRYPTION_SECRET", "hidden"),
+            ("markers/MATRIX_STACK_MSC3861", "delegated_auth\n"),
+        ],
+    );
+    let view = view(&w);
+    assert_eq!(view.fact("deployment-marker"), Some("delegated_auth"));
+    assert_eq!(view.fact("secret/kubernetes/MAS_ENCRYPTION_SECRET"), Some("present"));
+    assert!(view.fact("signing-key/kubernetes/ed25519:1").is_some());
+    assert!(view.facts.iter().all(|f| !f.value.contains("hidden")), "{view:#?}");
+    assert!(
+        backup(&w).notes().all(|n| n.severity == Severity::Info),
+        "{:#?}",
+        backup(&w)
+    );
+}
+
 #[test]
 fn the_weak_generation_is_a_finding() {
     for w in [
