@@ -2,7 +2,8 @@
 //!
 //! A nested cargo must not share anything with the outer one: it gets its own target directory (the outer one is
 //! locked while this script runs), and none of the outer build's flags and wrappers, which are meant for the host's
-//! own target. A component is any crate under components/ whose name begins with `essrun-component-`.
+//! own target. A component is any crate under components/ whose name begins with `essrun-component-`, an interpreter of
+//! policies one whose name begins with `essrun-policy-`.
 
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -12,7 +13,8 @@ use std::process::Command;
 use std::{env, fs};
 
 const TARGET: &str = "wasm32-wasip2";
-const PREFIX: &str = "essrun-component-";
+/// What a crate's name begins with, and the table it is put into.
+const TABLES: [(&str, &str); 2] = [("essrun-component-", "COMPONENTS"), ("essrun-policy-", "POLICIES")];
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -32,26 +34,32 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
 
-    let names = components(&root)?;
+    let packages = packages(&root)?;
     let target_dir = target_dir(&out);
-    compile(&root, &target_dir, &names)?;
+    compile(&root, &target_dir, &packages)?;
 
-    let mut table = String::from("static ALL: &[BuiltIn] = &[\n");
-    for name in &names {
-        let file = format!("{}{}.wasm", PREFIX, name).replace('-', "_");
-        let built = target_dir.join(TARGET).join("component").join(file);
-        let wasm = fs::read(&built).map_err(|e| format!("{}: {e}", built.display()))?;
-        // A copy in OUT_DIR: what is embedded must be what was hashed, also when somebody cleans the nested directory.
-        let kept = out.join(format!("{name}.wasm"));
-        fs::write(&kept, &wasm)?;
-        writeln!(
-            table,
-            "    BuiltIn {{ name: {name:?}, wasm: include_bytes!({kept:?}), sha256: {:?} }},",
-            hex::encode(Sha256::digest(&wasm))
-        )?;
+    let mut text = String::new();
+    for (prefix, table) in TABLES {
+        writeln!(text, "static {table}: &[BuiltIn] = &[")?;
+        for package in &packages {
+            let Some(name) = package.strip_prefix(prefix) else {
+                continue;
+            };
+            let file = format!("{package}.wasm").replace('-', "_");
+            let built = target_dir.join(TARGET).join("component").join(file);
+            let wasm = fs::read(&built).map_err(|e| format!("{}: {e}", built.display()))?;
+            // A copy in OUT_DIR: what is embedded must be what was hashed, also when somebody cleans the nested directory.
+            let kept = out.join(format!("{package}.wasm"));
+            fs::write(&kept, &wasm)?;
+            writeln!(
+                text,
+                "    BuiltIn {{ name: {name:?}, wasm: include_bytes!({kept:?}), sha256: {:?} }},",
+                hex::encode(Sha256::digest(&wasm))
+            )?;
+        }
+        text.push_str("];\n");
     }
-    table.push_str("];\n");
-    fs::write(out.join("all.rs"), table)?;
+    fs::write(out.join("all.rs"), text)?;
     Ok(())
 }
 
@@ -59,8 +67,8 @@ fn variable(name: &str) -> Result<std::ffi::OsString> {
     env::var_os(name).ok_or_else(|| format!("{name} is not set; this script is run by cargo").into())
 }
 
-/// The names of the component crates, without the prefix, in order.
-fn components(root: &Path) -> Result<Vec<String>> {
+/// The names of the crates to embed, in order.
+fn packages(root: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(root.join("components"))? {
         let manifest = entry?.path().join("Cargo.toml");
@@ -73,8 +81,8 @@ fn components(root: &Path) -> Result<Vec<String>> {
             .get("package")
             .and_then(|p| p.get("name"))
             .and_then(|n| n.as_str());
-        if let Some(short) = name.and_then(|n| n.strip_prefix(PREFIX)) {
-            names.push(short.to_owned());
+        if let Some(name) = name.filter(|n| TABLES.iter().any(|(prefix, _)| n.starts_with(prefix))) {
+            names.push(name.to_owned());
         }
     }
     names.sort();
@@ -108,7 +116,7 @@ fn compile(root: &Path, target_dir: &Path, names: &[String]) -> Result<()> {
     ]);
     command.arg("--target-dir").arg(target_dir);
     for name in names {
-        command.arg("--package").arg(format!("{PREFIX}{name}"));
+        command.arg("--package").arg(name);
     }
     for (key, value) in env::vars_os() {
         let Some(key) = key.to_str() else { continue };

@@ -4,12 +4,11 @@
 //!
 //! ```rego
 //! package essrun.may_run
-//! default allow := false
-//! allow if not input.now.weekday in {"Saturday", "Sunday"}
-//! reasons contains "no changes at the weekend" if not allow
+//! deny contains "there is no recipient" if count(input.recipients) == 0
 //! ```
 //!
-//! A rule `test_…` that is true is a passed test; tests are looked for in packages whose name ends with `_test`.
+//! A script whose name ends with `.json` is data. Below `essrun` only the packages of the questions, of their tests and
+//! of helpers (`essrun.lib…`) may be declared: a misspelt question would otherwise be one that is never asked. A rule `test_…` that is true is a passed test; tests are looked for in packages whose name ends with `_test`.
 //! Built-in functions are strict: one that fails (a number that does not parse) fails the evaluation instead of
 //! becoming undefined, because an undefined deny rule allows. Every call starts with a new engine.
 
@@ -53,14 +52,68 @@ fn read(scripts: &[Script]) -> Result<(Engine, Vec<String>), Error> {
     engine.set_gather_prints(true);
     let mut packages = Vec::new();
     for script in scripts {
+        let wrong = |why: String| Error::InvalidScript(why);
+        if script.name.ends_with(".json") {
+            add_data(&mut engine, script).map_err(|e| wrong(format!("{}: {e}", script.name)))?;
+            continue;
+        }
         let package = engine
             .add_policy(script.name.clone(), script.text.clone())
-            .map_err(|e| Error::InvalidScript(format!("{}: {e}", script.name)))?;
+            .map_err(|e| wrong(placed(&script.name, &e.to_string())))?;
+        if !known(&package) {
+            let names: Vec<_> = QUESTIONS.iter().map(|q| package_of(*q)).collect();
+            return Err(wrong(format!(
+                "{}: package {} is none that is asked; there are {}, and essrun.lib for helpers",
+                script.name,
+                package.trim_start_matches("data."),
+                names.join(", ")
+            )));
+        }
         if !packages.contains(&package) {
             packages.push(package);
         }
     }
     Ok((engine, packages))
+}
+
+fn package_of(question: Question) -> &'static str {
+    package(question).trim_start_matches("data.")
+}
+
+/// What stands below `essrun` must be one of ours.
+fn known(package: &str) -> bool {
+    let Some(rest) = package
+        .strip_prefix("data.essrun")
+        .filter(|r| r.is_empty() || r.starts_with('.'))
+    else {
+        return true;
+    };
+    QUESTIONS.iter().any(|q| self::package(*q) == package)
+        || rest.ends_with("_test")
+        || rest == ".lib"
+        || rest.starts_with(".lib.")
+}
+
+/// A document the scripts look things up in, merged into `data` as `opa` does; two that contradict are an error.
+fn add_data(engine: &mut Engine, script: &Script) -> Result<(), String> {
+    let data = Value::from_json_str(&script.text).map_err(|e| e.to_string())?;
+    let object = data.as_object().map_err(|_| "it is no JSON object".to_owned())?;
+    if object.contains_key(&Value::from("essrun")) {
+        return Err("it has a key `essrun`, which would stand for a policy's answer".to_owned());
+    }
+    engine.add_data(data).map_err(|e| e.to_string())
+}
+
+/// A message of the parser with its place first: `FILE:LINE:COLUMN: message`.
+fn placed(name: &str, message: &str) -> String {
+    let arrow = format!("--> {name}:");
+    let lines: Vec<&str> = message.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let place = lines.iter().find_map(|l| l.strip_prefix(arrow.as_str()));
+    let said = lines.iter().find_map(|l| l.strip_prefix("error:"));
+    match (place, said) {
+        (Some(place), Some(said)) => format!("{name}:{place}: {}", said.trim()),
+        _ => format!("{name}: {}", lines.join(" ")),
+    }
 }
 
 fn failed(e: impl std::fmt::Display) -> Error {

@@ -1,4 +1,5 @@
-//! The components that come with essrun, compiled by this crate's build script and embedded as bytes.
+//! The components and policy interpreters that come with essrun, compiled by this crate's build script and embedded as
+//! bytes.
 //!
 //! They are ordinary components: the sandbox loads them like any other and gives them nothing more. What is special is
 //! only where they come from, so their hash is known at build time and pipeline.toml need not pin it. This crate must
@@ -18,14 +19,19 @@ pub struct BuiltIn {
 
 include!(concat!(env!("OUT_DIR"), "/all.rs"));
 
-/// All of them, ordered by name.
+/// All components, ordered by name.
 pub fn all() -> &'static [BuiltIn] {
-    ALL
+    COMPONENTS
 }
 
-/// The one with this name.
+/// The component with this name.
 pub fn get(name: &str) -> Option<&'static BuiltIn> {
-    ALL.iter().find(|b| b.name == name)
+    COMPONENTS.iter().find(|b| b.name == name)
+}
+
+/// The interpreter of policies in this language.
+pub fn policy(language: &str) -> Option<&'static BuiltIn> {
+    POLICIES.iter().find(|b| b.name == language)
 }
 
 #[cfg(test)]
@@ -36,16 +42,25 @@ mod tests {
     /// What the README promises of a component's size.
     const MOST_BYTES: usize = 400 * 1024;
 
+    /// A whole language weighs more than the knowledge of one system.
+    const MOST_BYTES_OF_A_LANGUAGE: usize = 3 * 1024 * 1024;
+
     #[test]
     fn every_builtin_is_a_small_component_with_its_own_hash() {
         assert!(all().iter().any(|b| b.name == "synapse"));
-        for b in all() {
+        let sound = |b: &BuiltIn, most: usize| {
             // Preamble of a component (layer 1), not of a core module (layer 0).
             assert_eq!(b.wasm.get(..8), Some(&b"\0asm\x0d\0\x01\0"[..]), "{}", b.name);
-            assert!(b.wasm.len() < MOST_BYTES, "{} has {} bytes", b.name, b.wasm.len());
+            assert!(b.wasm.len() < most, "{} has {} bytes", b.name, b.wasm.len());
             assert_eq!(hex::encode(Sha256::digest(b.wasm)), b.sha256);
+        };
+        for b in all() {
+            sound(b, MOST_BYTES);
             assert_eq!(get(b.name), Some(b));
         }
         assert_eq!(get("no-such-component"), None);
+        sound(policy("rego").unwrap(), MOST_BYTES_OF_A_LANGUAGE);
+        assert_eq!(policy("no-such-language"), None);
+        assert_eq!(get("rego"), None, "an interpreter is no component");
     }
 }

@@ -305,6 +305,18 @@ impl Reporter for Ui {
                 )),
                 None => self.say(&format!("  {component}/{label}: in service")),
             },
+            Event::Policy {
+                question,
+                outcome,
+                reasons,
+                failure,
+            } => {
+                let mut line = format!("policy, {question}: {outcome}");
+                for why in reasons.iter().chain(&failure) {
+                    line.push_str(&format!("\n  - {why}"));
+                }
+                self.say(&line);
+            }
             Event::Failed { component, problem } => self.say(&format!("  {component}: FAILED: {problem}")),
             Event::Started { .. } | Event::Finished { .. } => {}
         }

@@ -25,6 +25,20 @@ pub struct BackupBody {
     /// Which databases were taken at one instant, and how that was reached.
     #[serde(default)]
     pub instants: Vec<Instant>,
+    /// What the policy said of it, before it was committed; absent where none was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judgement: Option<Judgement>,
+}
+
+/// Whether a result was found normal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    pub suspect: bool,
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// Why there was no answer, which counts as suspect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 impl BackupBody {
@@ -38,6 +52,17 @@ impl BackupBody {
 
     pub fn component(&self, name: &str) -> Option<&ComponentBody> {
         self.components.iter().find(|c| c.name == name)
+    }
+}
+
+impl Judgement {
+    /// The reasons, never none.
+    pub fn words(&self) -> Vec<String> {
+        match &self.failure {
+            Some(failure) => vec![format!("the policy gave no answer: {failure}")],
+            None if self.reasons.is_empty() => vec!["the policy gives no reason".to_owned()],
+            None => self.reasons.clone(),
+        }
     }
 }
 

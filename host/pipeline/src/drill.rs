@@ -8,10 +8,11 @@ use crate::body::{Finding, Severity};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::pace::Pace;
+use crate::policy::Policy;
 use crate::repo::{DRILL, DrillNote};
 use crate::report::{Event, Reporter};
 use crate::restore::plan::{self, DatabaseTarget, Planned, Purpose};
-use crate::restore::{RestoreOptions, leftovers, stage};
+use crate::restore::{Asker, RestoreOptions, leftovers, stage};
 use crate::{backup, keys, load, repo, time};
 use essrun_postgres::restore as pg;
 use essrun_repository::OpenBackup;
@@ -53,6 +54,7 @@ pub async fn run(
 ) -> Result<DrillResult, PipelineError> {
     let began = std::time::Instant::now();
     let engine = load::engine(pipeline)?;
+    let policy = Policy::load(pipeline, &engine).await?;
     let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
     let writer = keys::writer_if_there(pipeline)?;
     let can_record = writer.is_some();
@@ -74,7 +76,13 @@ pub async fn run(
         only: options.only.clone(),
         ..RestoreOptions::default()
     };
-    let rehearsed = rehearse(pipeline, loaded, backup.clone(), &restore, &folder, &reporter).await;
+    let asker = Asker {
+        pipeline,
+        policy: policy.as_ref(),
+        repository: &repository,
+        drill: true,
+    };
+    let rehearsed = rehearse(&asker, loaded, backup.clone(), &restore, &folder, &reporter).await;
     let removed = folder.remove();
 
     let recorded = can_record && options.only.is_empty();
@@ -158,7 +166,7 @@ impl Failed {
 
 /// The restore itself; whatever it made in databases is gone when it returns.
 async fn rehearse(
-    pipeline: &Pipeline,
+    asker: &Asker<'_>,
     loaded: Vec<load::Loaded>,
     backup: Arc<OpenBackup>,
     restore: &RestoreOptions,
@@ -171,9 +179,10 @@ async fn rehearse(
         folder: folder.path.clone(),
         run: folder.run.clone(),
     };
-    let planned = plan::all(pipeline, loaded, backup, restore, purpose)
+    let mut planned = plan::all(asker.pipeline, loaded, backup, restore, purpose)
         .await
         .map_err(before)?;
+    planned.permission = asker.ask(&planned, restore, reporter.as_ref()).await.map_err(before)?;
     drop_dead_databases(&planned).await;
     planned.refuse_if_blocked().map_err(before)?;
 

@@ -54,6 +54,9 @@ pub enum PipelineError {
     /// A backup was committed without some components.
     #[error("backup {backup} was committed without: {}", .failed.join("; "))]
     Incomplete { backup: String, failed: Vec<String> },
+    /// A backup was committed that the policy finds odd.
+    #[error("backup {backup} was committed, and is SUSPECT: {}\n  hint: look at it with `essrun show`; if it is as it should be, `essrun policy accept` says so", .reasons.join("; "))]
+    Suspect { backup: String, reasons: Vec<String> },
     #[error("interrupted: what was begun is safe to run again")]
     Interrupted,
     #[error("internal fault: {0}")]
@@ -74,6 +77,7 @@ impl PipelineError {
             PipelineError::Component { .. } => Exit::Component,
             PipelineError::Findings { .. } => Exit::Findings,
             PipelineError::Incomplete { .. } => Exit::Incomplete,
+            PipelineError::Suspect { .. } => Exit::Suspect,
             PipelineError::Interrupted => Exit::Interrupted,
             PipelineError::Internal(_) => Exit::Internal,
         }

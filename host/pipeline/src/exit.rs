@@ -14,6 +14,7 @@ pub enum Exit {
     Component,
     Findings,
     Incomplete,
+    Suspect,
     Interrupted,
 }
 
@@ -63,6 +64,12 @@ pub const TABLE: &[(Exit, u8, &str, &str)] = &[
         9,
         "incomplete",
         "a backup was committed, but some components are missing from it",
+    ),
+    (
+        Exit::Suspect,
+        10,
+        "suspect",
+        "a backup was committed, but the policy finds it odd: forget never credits it",
     ),
     (
         Exit::Interrupted,

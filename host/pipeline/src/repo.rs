@@ -5,6 +5,7 @@ use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::keys;
 use crate::pace::Pace;
+use crate::standing::{Standing, State};
 use crate::time::utc;
 use essrun_artifact::{ArtifactRecord, BackupReader};
 use essrun_repository::{
@@ -81,6 +82,9 @@ pub struct Listed {
     pub taken_at: i64,
     pub bytes: u64,
     pub stored_bytes: u64,
+    pub state: State,
+    /// Why it is suspect.
+    pub suspect: Vec<String>,
     /// Absent components, with reasons.
     pub missing: Vec<String>,
     pub components: Vec<String>,
@@ -109,16 +113,19 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
     let repository = open_to_read(pipeline, &[]).await?;
     let mut listed = Vec::new();
     for summary in repository.backups().await.map_err(PipelineError::repository)? {
-        let body = if summary.body.is_some() {
-            Some(body(&summary)?)
-        } else {
-            None
-        };
+        let Standing {
+            state,
+            suspect,
+            body,
+            drill,
+        } = Standing::of(&repository, &summary).await?;
         listed.push(Listed {
             id: summary.id.to_string(),
             taken_at: body.as_ref().map_or(summary.created_at, |b| b.started_at),
             bytes: summary.stats.bytes_read + summary.stats.bytes_adopted,
             stored_bytes: summary.stats.bytes_stored,
+            state,
+            suspect,
             missing: body.as_ref().map(BackupBody::missing).unwrap_or_default(),
             components: body
                 .as_ref()
@@ -130,7 +137,7 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
                         .collect()
                 })
                 .unwrap_or_default(),
-            drill: last_drill(&repository, &summary).await?,
+            drill,
         });
     }
     Ok(listed)
@@ -175,6 +182,8 @@ pub struct Shown {
     pub summary: BackupSummary,
     pub body: BackupBody,
     pub artifacts: Vec<ShownArtifact>,
+    /// Why it is suspect.
+    pub suspect: Vec<String>,
     pub drill: Option<DrillNote>,
 }
 
@@ -209,10 +218,12 @@ pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Re
     let repository = open_to_read(pipeline, identity).await?;
     let backup: OpenBackup = repository.read(wanted).await.map_err(PipelineError::repository)?;
     let summary = backup.summary().clone();
+    let standing = Standing::of(&repository, &summary).await?;
     Ok(Shown {
         id: summary.id.to_string(),
         body: body(&summary)?,
-        drill: last_drill(&repository, &summary).await?,
+        suspect: standing.suspect,
+        drill: standing.drill,
         artifacts: backup
             .artifacts()
             .iter()
@@ -246,6 +257,9 @@ impl Shown {
             utc(self.body.finished_at),
             self.body.essrun
         );
+        for why in &self.suspect {
+            let _ = writeln!(t, "SUSPECT: {why}");
+        }
         match &self.drill {
             None => t.push_str("never restored in a drill: it is not yet known to be good\n"),
             Some(d) if d.passed => {

@@ -1,6 +1,7 @@
 //! How a verb tells what it does: events, shown as text, bars or one JSON object a line. The choice is the CLI's.
 
 use crate::body::{Finding, Severity};
+use crate::policy::{Outcome, Question};
 use essrun_artifact::Progress;
 use serde::Serialize;
 
@@ -56,6 +57,13 @@ pub enum Event {
         component: String,
         label: String,
         kept: Option<String>,
+    },
+    /// The policy was asked. `failure`: why it gave no answer, which counts as a no.
+    Policy {
+        question: Question,
+        outcome: Outcome,
+        reasons: Vec<String>,
+        failure: Option<String>,
     },
     /// A component failed; the others go on.
     Failed { component: String, problem: String },

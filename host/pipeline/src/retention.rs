@@ -1,21 +1,24 @@
-//! Which backups stay: `[retention]` of the pipeline, decided by the repository's rules, shown before anything goes.
+//! Which backups stay: `[retention]` and the policy decide, the answer is shown before anything goes.
+//!
+//! A backup stays when either keeps it: a policy adds to `[retention]`, it takes nothing from it. A policy alone (no
+//! `[retention]`) decides freely but for a floor no script can go below: the newest backup that is not suspect, the newest
+//! verified one, those dated in the future, and suspect ones that no good one follows. A policy without an answer keeps
+//! everything.
 //!
 //! Two steps, two verbs. `forget` sets tombstones; nothing is deleted by it. `prune` deletes, after a grace time, what no
 //! backup needs. Both only show what they would do until they are told to. Without `[retention]` everything is kept.
 
-use crate::body::BackupBody;
 use crate::config::{Pipeline, RetentionConfig};
 use crate::error::PipelineError;
-use crate::keys;
-use crate::repo;
+use crate::policy::{Policy, Question, input};
+use crate::standing::{Standing, State};
 use crate::time::{now, utc};
+use crate::{keys, load, repo};
 use essrun_repository::retention::{Candidate, Decision, Rules, decide};
 use essrun_repository::{PrunePlan, PruneReport};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// The annotation that marks a backup as suspect.
-const SUSPECT: &str = "suspect";
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -23,39 +26,54 @@ pub struct Forgetting {
     pub event: &'static str,
     pub confirmed: bool,
     pub decisions: Vec<Decision>,
+    /// Why the policy gave no answer, so that everything is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_failure: Option<String>,
     #[serde(skip)]
     times: Vec<(String, i64)>,
 }
 
 /// Decides, and with `confirm` sets the tombstones.
 pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, PipelineError> {
-    let Some(config) = &pipeline.retention else {
-        return Err(PipelineError::refused(
-            format!("{} has no [retention]: every backup is kept", pipeline.file.display()),
-            "add [retention] with keep-daily = 7 and the like",
-        ));
+    let policy = match &pipeline.policy {
+        Some(_) => Policy::load(pipeline, &load::engine(pipeline)?).await?,
+        None => None,
     };
-    let rules = rules(config)?;
+    let policy = policy.filter(|p| p.answers(Question::Retention));
+    let rules = match (&pipeline.retention, &policy) {
+        (Some(config), _) => rules(config)?,
+        (None, Some(_)) => floor()?,
+        (None, None) => {
+            return Err(PipelineError::refused(
+                format!(
+                    "{} has neither [retention] nor a policy that decides it: every backup is kept",
+                    pipeline.file.display()
+                ),
+                "add [retention] with keep-daily = 7 and the like",
+            ));
+        }
+    };
     let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
-    let mut candidates = Vec::new();
+    let (mut candidates, mut backups) = (Vec::new(), Vec::new());
     for summary in repository.backups().await.map_err(PipelineError::repository)? {
-        let notes = repository
-            .annotations(&summary.id)
-            .await
-            .map_err(PipelineError::repository)?;
-        // Without a body (another writer's, say) nothing is known against it.
-        let incomplete = match summary.body {
-            Some(_) => !BackupBody::missing(&repo::body(&summary)?).is_empty(),
-            None => false,
-        };
+        let standing = Standing::of(&repository, &summary).await?;
+        backups.push(input::Backup::known(&summary, &standing));
         candidates.push(Candidate {
             created_at: summary.created_at,
-            verified: repo::drill_note(&notes)?.is_some_and(|d| d.passed),
-            suspect: incomplete || notes.iter().any(|n| n.kind == SUSPECT),
+            verified: standing.verified_at().is_some(),
+            suspect: standing.state != State::Normal,
             id: summary.id,
         });
     }
-    let decisions = decide(&rules, &candidates, now());
+    let mut decisions = decide(&rules, &candidates, now());
+    let mut policy_failure = None;
+    if let Some(policy) = &policy {
+        input::newest_first(&mut backups);
+        let common = input::Common::new(pipeline);
+        let said = policy.retention(&input::Retention { common, backups }).await?;
+        merge(&mut decisions, &said.keep, pipeline.retention.is_none());
+        policy_failure = said.failure;
+    }
     if confirm {
         for d in decisions.iter().filter(|d| !d.keep) {
             repository
@@ -69,8 +87,45 @@ pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, Pi
         event: "forget",
         confirmed: confirm,
         decisions,
+        policy_failure,
         times,
     })
+}
+
+/// What stays whatever a script says.
+fn floor() -> Result<Rules, PipelineError> {
+    let mut rules = Rules::in_zone("UTC").map_err(PipelineError::repository)?;
+    rules.last = 1;
+    Ok(rules)
+}
+
+/// Adds what the policy keeps. `alone`: the decisions are only the floor.
+fn merge(decisions: &mut [Decision], keep: &BTreeMap<String, Vec<String>>, alone: bool) {
+    for d in decisions {
+        if alone && d.keep {
+            for reason in &mut d.reasons {
+                if reason == "last 1" {
+                    *reason = "newest good one".to_owned();
+                }
+                reason.push_str(": kept whatever the policy says");
+            }
+        }
+        match keep.get(d.id.as_str()) {
+            Some(why) => {
+                if !d.keep {
+                    d.reasons.clear();
+                }
+                d.keep = true;
+                match why.is_empty() {
+                    true => d.reasons.push("policy".to_owned()),
+                    false => d.reasons.extend(why.iter().map(|w| format!("policy: {w}"))),
+                }
+            }
+            None if d.keep => {}
+            None if alone => d.reasons = vec!["the policy does not keep it".to_owned()],
+            None => d.reasons.push("nor does the policy".to_owned()),
+        }
+    }
 }
 
 impl Forgetting {
@@ -93,6 +148,17 @@ impl Forgetting {
             (n, false) => format!("{n} would be forgotten; nothing was changed, --confirm does it\n"),
         });
         t
+    }
+
+    /// An error where the policy gave no answer: whoever counts on it must hear of that.
+    pub fn into_error(self) -> Result<(), PipelineError> {
+        match self.policy_failure {
+            None => Ok(()),
+            Some(failure) => Err(PipelineError::refused(
+                format!("the policy gave no answer to retention, so every backup is kept: {failure}"),
+                "`essrun policy explain` shows what it was told; mend it, or take it out",
+            )),
+        }
     }
 }
 
@@ -203,6 +269,55 @@ pub fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decision(id: &str, keep: bool, why: &str) -> Decision {
+        Decision {
+            id: essrun_repository::BackupId::new(id).unwrap(),
+            keep,
+            reasons: vec![why.to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_policy_adds_to_what_is_kept_and_takes_nothing_away() {
+        let [a, b, c] = [
+            "20260101t000000z-00000001",
+            "20260102t000000z-00000002",
+            "20260103t000000z-00000003",
+        ];
+        let given = || {
+            vec![
+                decision(a, false, "no rule keeps it"),
+                decision(b, true, "last 1"),
+                decision(c, false, "no rule keeps it"),
+            ]
+        };
+        let keep = BTreeMap::from([(a.to_owned(), vec!["audit".to_owned()])]);
+        let said = |d: &[Decision]| d.iter().map(|d| (d.keep, d.reasons.join("; "))).collect::<Vec<_>>();
+        let mut beside = given();
+        merge(&mut beside, &keep, false);
+        assert_eq!(
+            said(&beside),
+            [
+                (true, "policy: audit".to_owned()),
+                (true, "last 1".to_owned()),
+                (false, "no rule keeps it; nor does the policy".to_owned()),
+            ]
+        );
+        let mut alone = given();
+        merge(&mut alone, &keep, true);
+        assert_eq!(
+            said(&alone),
+            [
+                (true, "policy: audit".to_owned()),
+                (true, "newest good one: kept whatever the policy says".to_owned()),
+                (false, "the policy does not keep it".to_owned()),
+            ]
+        );
+        let mut nothing = given();
+        merge(&mut nothing, &BTreeMap::new(), true);
+        assert_eq!(nothing.iter().filter(|d| d.keep).count(), 1, "the floor");
+    }
 
     #[test]
     fn lengths_of_time() {

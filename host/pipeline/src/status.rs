@@ -7,6 +7,7 @@ use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::pace::duration;
 use crate::repo::{self, DrillNote, Listed};
+use crate::standing::State;
 use crate::time::{now, utc};
 use serde::Serialize;
 
@@ -18,6 +19,8 @@ pub struct Status {
     pub at: i64,
     pub backups: usize,
     pub components: Vec<ComponentStatus>,
+    /// Suspect backups newer than the newest that is not, with reasons.
+    pub suspect: Vec<SuspectBackup>,
     pub last_drill: Option<Drilled>,
     pub repository_objects: usize,
     pub repository_bytes: u64,
@@ -29,7 +32,7 @@ pub struct Status {
 #[serde(rename_all = "kebab-case")]
 pub struct ComponentStatus {
     pub component: String,
-    /// The newest backup that holds it; absent when none does.
+    /// The newest backup that holds it and is not suspect; absent when none does.
     pub newest: Option<Newest>,
     /// Why the newest backup of all does not hold it.
     pub missing: Option<String>,
@@ -41,6 +44,13 @@ pub struct Newest {
     pub backup: String,
     pub taken_at: i64,
     pub age_seconds: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SuspectBackup {
+    pub backup: String,
+    pub reasons: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,7 +79,11 @@ fn judge(pipeline: &Pipeline, listed: &[Listed], now: i64) -> Status {
         .components
         .iter()
         .map(|c| {
-            let newest = listed.iter().rev().find(|b| b.components.contains(&c.name));
+            // What is suspect may be no backup at all: it makes none look younger.
+            let newest = listed
+                .iter()
+                .rev()
+                .find(|b| b.state != State::Suspect && b.components.contains(&c.name));
             let prefix = format!("{}: ", c.name);
             ComponentStatus {
                 component: c.name.clone(),
@@ -84,6 +98,15 @@ fn judge(pipeline: &Pipeline, listed: &[Listed], now: i64) -> Status {
                     .map(|b| b.missing.iter().find_map(|m| m.strip_prefix(&prefix)))
                     .map(|why| why.unwrap_or("it was not asked for").to_owned()),
             }
+        })
+        .collect();
+    let suspect = listed
+        .iter()
+        .rev()
+        .take_while(|b| b.state == State::Suspect)
+        .map(|b| SuspectBackup {
+            backup: b.id.clone(),
+            reasons: b.suspect.clone(),
         })
         .collect();
     let drills = || listed.iter().filter_map(|b| b.drill.as_ref().map(|d| (b, d)));
@@ -123,6 +146,7 @@ fn judge(pipeline: &Pipeline, listed: &[Listed], now: i64) -> Status {
         at: now,
         backups: listed.len(),
         components,
+        suspect,
         last_drill,
         repository_objects: 0,
         repository_bytes: 0,
@@ -158,6 +182,9 @@ impl Status {
             if let Some(why) = &c.missing {
                 let _ = writeln!(t, "  {:<20} not in the newest backup: {why}", "");
             }
+        }
+        for s in &self.suspect {
+            let _ = writeln!(t, "SUSPECT {}: {}", s.backup, s.reasons.join("; "));
         }
         match &self.last_drill {
             None => t.push_str("no drill yet: whether a restore works is not known\n"),
@@ -212,6 +239,8 @@ mod tests {
             taken_at: at,
             bytes: 1,
             stored_bytes: 1,
+            state: State::Normal,
+            suspect: vec![],
             missing: vec!["b: its server was down".into()],
             components: components.iter().map(|c| (*c).to_owned()).collect(),
             drill: drill.map(|(at, passed)| DrillNote {
@@ -240,6 +269,21 @@ mod tests {
         assert!(s.problems.is_empty(), "nothing is asked for");
         let text = s.text(|n| n.to_string());
         assert!(text.contains("not in the newest backup: its server was down"), "{text}");
+    }
+
+    #[test]
+    fn a_suspect_backup_makes_none_younger() {
+        let mut odd = backup("two", 2_000, &["a", "b"], None);
+        odd.state = State::Suspect;
+        odd.suspect = vec!["a table vanished".into()];
+        let listed = [backup("one", 1_000, &["a", "b"], None), odd];
+        let s = judge(&pipeline(""), &listed, 9_000);
+        assert_eq!(s.components[0].newest.as_ref().unwrap().backup, "one");
+        assert_eq!(s.suspect[0].backup, "two");
+        assert!(s.text(|n| n.to_string()).contains("SUSPECT two: a table vanished"));
+        // One that is followed by a good one is history.
+        let listed: Vec<_> = listed.into_iter().rev().collect();
+        assert!(judge(&pipeline(""), &listed, 9_000).suspect.is_empty());
     }
 
     #[test]

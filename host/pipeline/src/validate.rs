@@ -4,8 +4,11 @@ use crate::backup::prepare;
 use crate::body::Severity;
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::load::Loaded;
+use crate::policy::{Policy, Question, input};
 use crate::report::Reporter;
 use crate::{keys, load, repo};
+use essrun_sandbox::Engine;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -62,6 +65,7 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
             }
         }
     }
+    policy(pipeline, &engine, &loaded, &mut v, reporter.as_ref()).await?;
     let sources = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
     for instant in &sources.instants {
         v.ok(&instant.group, crate::instant::in_words(instant));
@@ -79,6 +83,35 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
         }
     }
     Ok(v)
+}
+
+/// A policy that cannot be loaded is a fault of the pipeline file; one that says no now stands in a backup's way.
+async fn policy(
+    pipeline: &Pipeline,
+    engine: &Engine,
+    loaded: &[Loaded],
+    v: &mut Validation,
+    reporter: &dyn Reporter,
+) -> Result<(), PipelineError> {
+    let Some(policy) = Policy::load(pipeline, engine).await? else {
+        return Ok(());
+    };
+    v.ok("policy", policy.in_words());
+    if !policy.answers(Question::MayRun) || !v.good {
+        return Ok(());
+    }
+    let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
+    let input = input::may_run(pipeline, loaded, &repository, false).await?;
+    let permission = policy.may_run(&input, reporter).await?;
+    match permission.allowed {
+        true => v.ok("policy", "a run may start now".to_owned()),
+        false => v.add(
+            "policy",
+            Severity::Error,
+            format!("no run may start now: {}", permission.why()),
+        ),
+    }
+    Ok(())
 }
 
 async fn keys_and_store(pipeline: &Pipeline, v: &mut Validation) {

@@ -71,18 +71,29 @@ pub struct Retention {
     pub failure: Option<String>,
 }
 
+/// Two ways to say it: a boolean with reasons, or a set of reasons against it, which is how rules of several files are
+/// put together. Where both are given, both must agree.
 #[derive(Deserialize)]
 struct Allowed {
-    allow: bool,
+    allow: Option<bool>,
+    deny: Option<Vec<String>>,
     #[serde(default)]
     reasons: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Judged {
-    suspect: bool,
+    suspect: Suspicion,
     #[serde(default)]
     reasons: Vec<String>,
+}
+
+/// A boolean, or the reasons, of which none means that nothing is odd.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Suspicion {
+    Said(bool),
+    Listed(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -168,11 +179,21 @@ impl Policy {
     /// Is this result normal? Without an answer it is suspect.
     pub async fn judge_result(&self, input_json: &str) -> Judgement {
         match self.answer::<Judged>(Question::JudgeResult, input_json).await {
-            Ok(judged) => Judgement {
-                suspect: judged.suspect,
-                reasons: cleaned(judged.reasons),
-                failure: None,
-            },
+            Ok(Judged { suspect, mut reasons }) => {
+                let suspect = match suspect {
+                    Suspicion::Said(suspect) => suspect,
+                    Suspicion::Listed(listed) => {
+                        let any = !listed.is_empty();
+                        reasons.extend(listed);
+                        any
+                    }
+                };
+                Judgement {
+                    suspect,
+                    reasons: cleaned(reasons),
+                    failure: None,
+                }
+            }
             Err(failure) => Judgement {
                 suspect: true,
                 reasons: Vec::new(),
@@ -218,12 +239,32 @@ impl Policy {
     }
 
     async fn decide(&self, question: Question, input_json: &str) -> Decision {
-        match self.answer::<Allowed>(question, input_json).await {
-            Ok(a) => Decision {
-                allowed: a.allow,
-                reasons: cleaned(a.reasons),
-                failure: None,
-            },
+        let answer = match self.answer::<Allowed>(question, input_json).await {
+            Ok(Allowed {
+                allow: None,
+                deny: None,
+                ..
+            }) => Err(format!(
+                "policy {}: its answer to {question:?} has neither `allow` nor `deny`",
+                self.name
+            )),
+            other => other,
+        };
+        match answer {
+            Ok(Allowed {
+                allow,
+                deny,
+                mut reasons,
+            }) => {
+                let against = deny.unwrap_or_default();
+                let allowed = allow != Some(false) && against.is_empty();
+                reasons.extend(against);
+                Decision {
+                    allowed,
+                    reasons: cleaned(reasons),
+                    failure: None,
+                }
+            }
             Err(failure) => Decision {
                 allowed: false,
                 reasons: Vec::new(),
@@ -243,7 +284,8 @@ impl Policy {
         })
     }
 
-    async fn evaluate(&self, question: Question, input_json: &str) -> Result<String, SandboxError> {
+    /// The answer as it came, for a person who wants to see it. Decisions are the other functions'.
+    pub async fn evaluate(&self, question: Question, input_json: &str) -> Result<String, SandboxError> {
         ask!(self, "evaluate", call_evaluate, question, input_json)
     }
 

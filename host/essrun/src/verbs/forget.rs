@@ -8,5 +8,5 @@ pub async fn run(args: ForgetArgs, ui: &Ui) -> Result<(), PipelineError> {
     let pipeline = Pipeline::load(&args.pipeline)?;
     let forgetting = retention::forget(&pipeline, args.confirm).await?;
     ui.answer(&forgetting, || forgetting.text());
-    Ok(())
+    forgetting.into_error()
 }

@@ -34,6 +34,9 @@ pub async fn run(args: PipelineArgs, ui: &Ui) -> Result<(), PipelineError> {
         if !b.missing.is_empty() {
             line.push_str(&format!("  INCOMPLETE, without {}", b.missing.join("; ")));
         }
+        if !b.suspect.is_empty() {
+            line.push_str(&format!("  SUSPECT: {}", b.suspect.join("; ")));
+        }
         match &b.drill {
             Some(drill) if drill.passed => line.push_str(&format!("  restored in a drill {}", utc(drill.at))),
             Some(drill) => line.push_str(&format!("  DRILL FAILED {}", utc(drill.at))),

@@ -13,9 +13,11 @@ mod take;
 use crate::body::{BODY_VERSION, BackupBody, ComponentBody, Fact};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::policy::{Policy, Question, input};
 use crate::report::{Event, Reporter};
+use crate::standing::Standing;
 use crate::{keys, load, repo, time};
-use essrun_repository::BackupStart;
+use essrun_repository::{Backup, BackupStart, Repository};
 use std::sync::Arc;
 
 /// What was asked for.
@@ -37,12 +39,18 @@ pub async fn run(
 ) -> Result<(), PipelineError> {
     let started_at = time::now();
     let engine = load::engine(pipeline)?;
+    let policy = Policy::load(pipeline, &engine).await?;
     let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
     refuse_without_recipients(pipeline, &loaded)?;
-    let repository = match options.dry_run {
-        true => None,
-        false => Some(repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?),
+    let asked = policy.as_ref().filter(|p| p.answers(Question::MayRun));
+    let repository = match (options.dry_run, asked) {
+        (true, None) => None,
+        _ => Some(repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?),
     };
+    if let (Some(policy), Some(repository)) = (asked, &repository) {
+        let input = input::may_run(pipeline, &loaded, repository, options.dry_run).await?;
+        policy.may_run(&input, reporter.as_ref()).await?.or_refuse()?;
+    }
 
     reporter.event(Event::Phase { phase: "open" });
     let mut opened = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
@@ -50,7 +58,7 @@ pub async fn run(
     for one in &opened.components {
         one.tell(options.dry_run, reporter.as_ref());
     }
-    let Some(repository) = repository else {
+    let (false, Some(repository)) = (options.dry_run, repository) else {
         return opened.into_error();
     };
 
@@ -64,18 +72,24 @@ pub async fn run(
         // Nothing to commit. What was stored is found again by the next run.
         return opened.into_error();
     }
-    reporter.event(Event::Phase { phase: "commit" });
-    let body = BackupBody {
+    let mut body = BackupBody {
         version: BODY_VERSION,
         pipeline: pipeline.name.clone(),
-        host: pipeline.run.host.clone().unwrap_or_else(hostname),
+        host: host(pipeline),
         essrun: env!("CARGO_PKG_VERSION").to_owned(),
         started_at,
         finished_at: time::now(),
         components: opened.components.iter().map(component_body).collect(),
         instants: opened.instants.clone(),
+        judgement: None,
     };
+    if let Some(policy) = policy.as_ref().filter(|p| p.answers(Question::JudgeResult)) {
+        let input = judged_on(pipeline, &body, &backup, &repository).await;
+        body.judgement = Some(policy.judge(input, reporter.as_ref()).await);
+    }
+    reporter.event(Event::Phase { phase: "commit" });
     let missing = body.missing();
+    let suspect = body.judgement.clone().filter(|j| j.suspect);
     let body = serde_json::to_value(body).map_err(|e| PipelineError::Internal(e.to_string()))?;
     let summary = backup.commit(body).await.map_err(PipelineError::repository)?;
     reporter.event(Event::Committed {
@@ -85,14 +99,34 @@ pub async fn run(
         new_bytes: summary.stats.bytes_new,
         stored_bytes: summary.stats.bytes_stored,
     });
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(PipelineError::Incomplete {
+    match (missing.is_empty(), suspect) {
+        (true, None) => Ok(()),
+        (true, Some(judgement)) => Err(PipelineError::Suspect {
+            backup: summary.id.to_string(),
+            reasons: judgement.words(),
+        }),
+        (false, _) => Err(PipelineError::Incomplete {
             backup: summary.id.to_string(),
             failed: missing,
-        })
+        }),
     }
+}
+
+/// What the policy is told of a result that is not committed yet.
+async fn judged_on(
+    pipeline: &Pipeline,
+    body: &BackupBody,
+    backup: &Backup,
+    repository: &Repository,
+) -> Result<input::JudgeResult, PipelineError> {
+    let id = backup.id().to_string();
+    let standing = Standing::of_result(body.clone());
+    Ok(input::JudgeResult {
+        common: input::Common::new(pipeline),
+        asked: body.components.iter().map(|c| c.name.clone()).collect(),
+        previous: input::previous(repository, &id).await?,
+        result: input::Backup::of(id, body.started_at, backup.stats(), &standing).with_artifacts(&backup.recorded()),
+    })
 }
 
 /// Before anything is opened: contents that could hurt somebody are written for a recipient or not at all.
@@ -141,6 +175,11 @@ fn component_body(c: &open::Opened) -> ComponentBody {
         sources: c.sources.clone(),
         classes: c.loaded.classes.clone(),
     }
+}
+
+/// The machine's name, as backups and policies are told it.
+pub(crate) fn host(pipeline: &Pipeline) -> String {
+    pipeline.run.host.clone().unwrap_or_else(hostname)
 }
 
 fn hostname() -> String {

@@ -4,12 +4,14 @@
 //! which every value was checked, or an error with file, line and a hint. Nothing outside the file is touched, so a
 //! pipeline can be read without servers, keys or secrets. Secrets are fetched by [`Secret::fetch`], at the last moment.
 
+mod policy;
 mod raw;
 mod secret;
 
 use crate::error::{At, PipelineError};
+pub use policy::{PolicyConfig, PolicyFile};
 pub use secret::Secret;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -25,6 +27,7 @@ pub struct Pipeline {
     pub groups: Vec<GroupConfig>,
     pub retention: Option<RetentionConfig>,
     pub status: StatusConfig,
+    pub policy: Option<PolicyConfig>,
 }
 
 /// Where backups go, and for whom.
@@ -34,6 +37,8 @@ pub struct RepositoryConfig {
     /// A directory or `s3://bucket/prefix`.
     pub url: String,
     pub recipients: Vec<String>,
+    /// Those of them whose identity is said to be kept where no network reaches it.
+    pub offline: BTreeSet<String>,
     pub writer_key: Option<PathBuf>,
     pub cache: PathBuf,
     pub compression_level: i32,
@@ -310,6 +315,7 @@ impl Checker<'_> {
             groups,
             retention: raw.retention.map(|r| self.retention(r)).transpose()?,
             status: raw.status.map(|s| self.status(s)).transpose()?.unwrap_or_default(),
+            policy: raw.policy.map(|p| self.policy(p)).transpose()?,
         })
     }
 
@@ -330,15 +336,20 @@ impl Checker<'_> {
             self.path(url).display().to_string()
         };
         let mut recipients = Vec::new();
+        let mut offline = BTreeSet::new();
         for recipient in raw.recipients.unwrap_or_default() {
-            if recipient.get_ref().starts_with("AGE-SECRET-KEY-") {
+            let key = recipient.get_ref().key.trim();
+            if key.starts_with("AGE-SECRET-KEY-") {
                 return Err(self.places.error(
                     self.places.of(&recipient),
                     "this is an identity (a secret key), not a recipient",
                     "put the public key (age1…) here and keep the identity away from this host",
                 ));
             }
-            recipients.push(recipient.into_inner());
+            if recipient.get_ref().offline {
+                offline.insert(key.to_owned());
+            }
+            recipients.push(key.to_owned());
         }
         if let Some(file) = raw.recipients_file {
             let path = self.path(file.get_ref());
@@ -370,6 +381,7 @@ impl Checker<'_> {
             at,
             url,
             recipients,
+            offline,
             writer_key: raw.writer_key.map(|p| self.path(p.get_ref())),
             cache: raw.cache.map_or_else(default_cache, |p| self.path(p.get_ref())),
             compression_level: level,
@@ -430,27 +442,33 @@ impl Checker<'_> {
         })
     }
 
-    fn component(&self, at: At, name: String, raw: raw::Component) -> Result<ComponentConfig, PipelineError> {
-        let origin = match raw.origin.get_ref() {
-            raw::Use::Name(builtin) => Use::BuiltIn(builtin.clone()),
+    /// Where code comes from; a file is pinned by its hash.
+    fn origin(&self, what: &str, given: Spanned<raw::Use>) -> Result<Use, PipelineError> {
+        let at = self.places.of(&given);
+        match given.into_inner() {
+            raw::Use::Name(builtin) => Ok(Use::BuiltIn(builtin)),
             raw::Use::File(file) => {
                 let sha256 = file.sha256.to_ascii_lowercase();
                 if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
                     return Err(self.places.error(
-                        self.places.of(&raw.origin),
-                        format!("component {name}: sha256 is not 64 hexadecimal digits"),
+                        at,
+                        format!("{what}: sha256 is not 64 hexadecimal digits"),
                         format!(
                             "`essrun plugin pin {}` prints it; read what it is about to run first",
                             file.path
                         ),
                     ));
                 }
-                Use::File {
+                Ok(Use::File {
                     path: self.path(&file.path),
                     sha256,
-                }
+                })
             }
-        };
+        }
+    }
+
+    fn component(&self, at: At, name: String, raw: raw::Component) -> Result<ComponentConfig, PipelineError> {
+        let origin = self.origin(&format!("component {name}"), raw.origin)?;
         let mut databases = BTreeMap::new();
         for (label, grant) in raw.databases {
             self.name(&label, "label")?;

@@ -17,13 +17,14 @@ pub(super) struct File {
     pub groups: BTreeMap<Spanned<String>, Group>,
     pub retention: Option<Spanned<Retention>>,
     pub status: Option<Status>,
+    pub policy: Option<Spanned<Policy>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Repository {
     pub url: Spanned<String>,
-    pub recipients: Option<Vec<Spanned<String>>>,
+    pub recipients: Option<Vec<Spanned<Recipient>>>,
     pub recipients_file: Option<Spanned<String>>,
     pub writer_key: Option<Spanned<String>>,
     pub cache: Option<Spanned<String>>,
@@ -126,4 +127,58 @@ pub(super) struct Retention {
 pub(super) struct Status {
     pub max_age: Option<Spanned<String>>,
     pub max_drill_age: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Policy {
+    #[serde(rename = "use")]
+    pub origin: Option<Spanned<Use>>,
+    #[serde(default)]
+    pub files: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub data: Vec<Spanned<String>>,
+    pub questions: Option<Vec<Spanned<crate::policy::Question>>>,
+    #[serde(default)]
+    pub settings: BTreeMap<Spanned<String>, toml::Value>,
+    pub approvals: Option<String>,
+    pub limits: Option<essrun_sandbox::Limits>,
+}
+
+/// A recipient: its key, or a table with its key and what is known of its identity.
+pub(super) struct Recipient {
+    pub key: String,
+    pub offline: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RecipientTable {
+    key: String,
+    #[serde(default)]
+    offline: bool,
+}
+
+impl<'de> Deserialize<'de> for Recipient {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Recipient;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a recipient (age1…), or { key = \"age1…\", offline = true }")
+            }
+            fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Recipient, E> {
+                Ok(Recipient {
+                    key: key.to_owned(),
+                    offline: false,
+                })
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Recipient, A::Error> {
+                let RecipientTable { key, offline } =
+                    RecipientTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Recipient { key, offline })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }

@@ -12,8 +12,12 @@ mod swap;
 
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::policy::{Permission, Policy, Question, approvals, input};
 use crate::report::{Event, Reporter};
+use crate::standing::Standing;
 use crate::{load, pace, repo};
+use essrun_artifact::BackupReader;
+use essrun_repository::Repository;
 use plan::Planned;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,6 +70,7 @@ pub async fn prepare(
     reporter: Arc<dyn Reporter>,
 ) -> Result<Prepared, PipelineError> {
     let engine = load::engine(pipeline)?;
+    let policy = Policy::load(pipeline, &engine).await?;
     let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
     if !options.dry_run {
@@ -80,11 +85,58 @@ pub async fn prepare(
     let mut planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
     let (database_bytes, file_bytes) = planned.bytes();
     planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
+    let asker = Asker {
+        pipeline,
+        policy: policy.as_ref(),
+        repository: &repository,
+        drill: false,
+    };
+    planned.permission = asker.ask(&planned, &options, reporter.as_ref()).await?;
     Ok(Prepared {
         planned,
         options,
         reporter,
     })
+}
+
+/// Asks the policy about restores.
+pub(crate) struct Asker<'a> {
+    pub pipeline: &'a Pipeline,
+    pub policy: Option<&'a Policy>,
+    pub repository: &'a Repository,
+    pub drill: bool,
+}
+
+impl Asker<'_> {
+    /// Whether a planned restore may go ahead; `None` where the policy does not decide that.
+    pub async fn ask(
+        &self,
+        planned: &Planned,
+        options: &RestoreOptions,
+        reporter: &dyn Reporter,
+    ) -> Result<Option<Permission>, PipelineError> {
+        let Some(policy) = self.policy.filter(|p| p.answers(Question::MayRestore)) else {
+            return Ok(None);
+        };
+        let input = self.input(planned, options).await?;
+        policy.may_restore(&input, reporter).await.map(Some)
+    }
+
+    /// What the policy is told.
+    pub async fn input(&self, planned: &Planned, options: &RestoreOptions) -> Result<input::MayRestore, PipelineError> {
+        let summary = planned.backup.summary();
+        let standing = Standing::of(self.repository, summary).await?;
+        Ok(input::MayRestore {
+            common: input::Common::new(self.pipeline),
+            drill: self.drill,
+            dry_run: options.dry_run,
+            replace: options.replace,
+            backup: input::Backup::known(summary, &standing).with_artifacts(planned.backup.artifacts()),
+            targets: planned.targets(),
+            steps: planned.steps(),
+            approvals: approvals::read(self.pipeline)?,
+        })
+    }
 }
 
 impl Prepared {

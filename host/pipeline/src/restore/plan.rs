@@ -7,6 +7,7 @@ use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::load::Loaded;
 use crate::pace::{self, Estimate};
+use crate::policy::{Permission, input};
 use crate::time::utc;
 use crate::world::{Database, Granted};
 use crate::{instant, repo};
@@ -43,6 +44,8 @@ pub struct Planned {
     pub notes: Vec<Note>,
     /// How long it may take, where a drill was measured.
     pub estimate: Option<Estimate>,
+    /// What the policy says to it, where it is asked.
+    pub permission: Option<Permission>,
 }
 
 /// One component's part.
@@ -190,6 +193,7 @@ pub async fn all(
         items,
         notes,
         estimate: None,
+        permission: None,
     })
 }
 
@@ -638,6 +642,8 @@ pub struct Summary {
     blocked: bool,
     /// `null` as long as no drill was measured.
     estimate: Option<Estimate>,
+    /// `null` where the policy does not decide on restores.
+    policy: Option<Permission>,
     notes: Vec<Note>,
     components: Vec<ItemSummary>,
 }
@@ -665,10 +671,31 @@ impl Planned {
     }
 
     pub fn blocked(&self) -> bool {
+        self.permission.as_ref().is_some_and(|p| !p.allowed) || self.violated()
+    }
+
+    fn violated(&self) -> bool {
         self.items
             .iter()
             .flat_map(|i| &i.findings)
             .any(|f| f.severity == Severity::Error)
+    }
+
+    /// What is written, as the policy is told it.
+    pub fn targets(&self) -> Vec<input::Target> {
+        self.items.iter().flat_map(Item::targets).collect()
+    }
+
+    /// The plan, as the policy is told it.
+    pub fn steps(&self) -> Vec<input::Step> {
+        let of = |i: &Item, s: &Step| input::Step {
+            component: i.loaded.name().to_owned(),
+            step: i.step_words(s),
+        };
+        self.items
+            .iter()
+            .flat_map(|i| i.steps.iter().map(move |s| of(i, s)))
+            .collect()
     }
 
     pub fn refuse_if_blocked(&self) -> Result<(), PipelineError> {
@@ -680,7 +707,7 @@ impl Planned {
             .map(|(name, f)| format!("{name}/{} {}: {}; {}", f.label, f.check, f.message, f.remedy))
             .collect();
         if stops.is_empty() {
-            return Ok(());
+            return self.permission.as_ref().map_or(Ok(()), Permission::or_refuse);
         }
         Err(PipelineError::refused(
             stops.join("\n  "),
@@ -694,6 +721,7 @@ impl Planned {
             backup: self.id.clone(),
             blocked: self.blocked(),
             estimate: self.estimate.clone(),
+            policy: self.permission.clone(),
             notes: self.notes.clone(),
             components: self
                 .items
@@ -725,6 +753,13 @@ impl Planned {
         let _ = writeln!(t, "{}", pace::in_words(self.estimate.as_ref()));
         for n in &self.notes {
             let _ = writeln!(t, "{}: {}", n.severity, n.text);
+        }
+        match &self.permission {
+            None => {}
+            Some(p) if p.allowed => t.push_str("the policy allows it\n"),
+            Some(p) => {
+                let _ = writeln!(t, "ERROR: the policy says no: {}", p.why());
+            }
         }
         for i in &self.items {
             let _ = writeln!(
@@ -766,6 +801,40 @@ impl Planned {
 }
 
 impl Item {
+    fn targets(&self) -> Vec<input::Target> {
+        let holds = |label: &str, check: &str| self.findings.iter().any(|f| f.label == label && f.check == check);
+        let target = |label: &str, kind, place: String, live| input::Target {
+            component: self.loaded.name().to_owned(),
+            label: label.to_owned(),
+            kind,
+            place,
+            live,
+        };
+        let mut targets = Vec::new();
+        for step in &self.steps {
+            match step {
+                Step::Volume(label) => targets.push(match self.volumes.get(label) {
+                    Some(v) => target(label, "volume", v.path.display().to_string(), v.plan.replaces),
+                    // Not planned further, because something is in the way there.
+                    None => target(label, "volume", String::new(), true),
+                }),
+                Step::Database(label) => targets.push(match self.databases.get(label) {
+                    Some(DatabaseTarget::Postgres { plan, .. }) => {
+                        let server = plan.target.split('/').next().unwrap_or_default();
+                        let place = format!("{server}/{}", plan.database);
+                        target(label, "postgres", place, holds(label, "target-not-empty"))
+                    }
+                    Some(DatabaseTarget::Sqlite { path, .. }) => {
+                        target(label, "sqlite", path.display().to_string(), non_empty(path))
+                    }
+                    None => target(label, "postgres", String::new(), true),
+                }),
+                Step::RunSql { .. } | Step::SetOwner { .. } => {}
+            }
+        }
+        targets
+    }
+
     fn step_words(&self, step: &Step) -> String {
         match step {
             Step::Volume(label) => match self.volumes.get(label) {

@@ -84,6 +84,11 @@ impl Backup {
         self.flow.stats()
     }
 
+    /// What was recorded so far.
+    pub fn recorded(&self) -> Vec<ArtifactRecord> {
+        self.artifacts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Commits: waits for all uploads, then writes the manifest. Refused when a lane was dropped unclosed, when lanes
     /// are still open, or when it was committed before.
     pub async fn commit(&self, body: serde_json::Value) -> Result<BackupSummary, RepositoryError> {
