@@ -1,10 +1,11 @@
-//! What a fresh Debian machine with rustup lacks: packages, the wasm target, Python environments.
+//! What a fresh Debian machine with rustup lacks: packages, the wasm target, Python environments, more PostgreSQL.
 //!
 //! Looks first and installs only what is missing, so that it costs nothing the second time. Packages are installed only
 //! as root; anybody else is told which ones to ask for.
 
 use crate::shell::{self, Problem, Result};
 use essrun_testkit::python::{Environment, Prepared};
+use essrun_testkit::release::Release;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -89,6 +90,17 @@ pub fn run(more: &[Package]) -> Result {
                 "python: {} installed in {}",
                 environment.name(),
                 environment.home().display()
+            ),
+        }
+    }
+    for release in Release::ALL {
+        match release.prepare() {
+            Ok(Prepared::WasThere) => println!("postgres: {} is there", release.major),
+            Ok(Prepared::Made) => println!("postgres: {} installed", release.major),
+            // Not every machine's architecture has a package. Only the tests of this major need it, and say so.
+            Err(why) => println!(
+                "postgres: {} is not to be had here, its tests will fail: {why}",
+                release.major
             ),
         }
     }

@@ -6,10 +6,12 @@
 #![deny(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod certificates;
 pub mod essrun;
 pub mod mas;
 pub mod postgres;
 pub mod python;
+pub mod release;
 pub mod site;
 pub mod suite;
 pub mod synapse;

@@ -6,6 +6,7 @@
 //! its standard input and takes the server down when that closes. PostgreSQL refuses to run as root: then the server
 //! runs as the user `postgres` or, where there is none, `nobody`.
 
+use crate::release::Release;
 use std::io::{Error, ErrorKind};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -18,8 +19,10 @@ use std::time::{Duration, Instant};
 pub struct Builder {
     settings: Vec<(String, String)>,
     bin: Option<PathBuf>,
+    release: Option<Release>,
     password: Option<String>,
     locale: Option<String>,
+    files: Vec<(String, String)>,
 }
 
 /// A running throwaway cluster. Its superuser is `postgres`.
@@ -47,6 +50,13 @@ impl Builder {
         self
     }
 
+    /// Another major than Debian's.
+    pub fn release(mut self, release: Release) -> Self {
+        self.bin = Some(release.bin());
+        self.release = Some(release);
+        self
+    }
+
     /// Asks for SCRAM passwords; the superuser's is this one. Without it everybody is trusted.
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(password.into());
@@ -59,10 +69,16 @@ impl Builder {
         self
     }
 
+    /// Puts a file into the data directory, the server's alone to read: a certificate, a key, another pg_hba.conf.
+    pub fn file(mut self, name: impl Into<String>, contents: impl Into<String>) -> Self {
+        self.files.push((name.into(), contents.into()));
+        self
+    }
+
     /// Makes the cluster and waits until it answers.
     pub fn start(self) -> std::io::Result<Cluster> {
-        let bin = match self.bin {
-            Some(bin) => bin,
+        let bin = match &self.bin {
+            Some(bin) => bin.clone(),
             None => find_bin().ok_or_else(|| {
                 Error::new(
                     ErrorKind::NotFound,
@@ -75,6 +91,10 @@ impl Builder {
         if let Some((uid, gid)) = run_as {
             std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid))?;
         }
+        let bin = match self.release {
+            Some(release) if !may_run(&bin, run_as)? => release.copy(dir.path())?,
+            _ => bin,
+        };
         let data = dir.path().join("data");
         let mut initdb = command(&bin, "initdb", run_as);
         initdb.args(["-U", "postgres", "-E", "UTF8", "--no-sync", "--no-instructions"]);
@@ -105,6 +125,15 @@ impl Builder {
         std::fs::write(data.join("essrun.conf"), conf)?;
         if let Some((uid, gid)) = run_as {
             std::os::unix::fs::chown(data.join("essrun.conf"), Some(uid), Some(gid))?;
+        }
+        for (name, contents) in &self.files {
+            use std::os::unix::fs::PermissionsExt;
+            let path = data.join(name);
+            std::fs::write(&path, contents)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            if let Some((uid, gid)) = run_as {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
+            }
         }
         let main = std::fs::read_to_string(data.join("postgresql.conf"))?;
         std::fs::write(data.join("postgresql.conf"), format!("{main}\ninclude 'essrun.conf'\n"))?;
@@ -213,7 +242,12 @@ impl Cluster {
 
     /// One of this version's client programs, its environment set to reach this cluster as the superuser.
     pub fn client(&self, program: &str) -> Command {
-        let mut command = command(&self.bin, program, None);
+        self.client_of(&self.bin, program)
+    }
+
+    /// The same of another version, from its directory.
+    pub fn client_of(&self, bin: &Path, program: &str) -> Command {
+        let mut command = command(bin, program, None);
         command
             .env("PGHOST", self.dir.path())
             .env("PGPORT", self.port.to_string())
@@ -222,6 +256,11 @@ impl Cluster {
             command.env("PGPASSWORD", password);
         }
         command
+    }
+
+    /// What the server has written to its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// Stops the server as a crash would, keeping its data.
@@ -331,6 +370,19 @@ fn unprivileged() -> std::io::Result<Option<(u32, u32)>> {
         ErrorKind::NotFound,
         "running as root, and there is neither a user `postgres` nor `nobody` to run the server as",
     ))
+}
+
+/// Whether the user the server runs as reaches its programs: a workspace may lie in a folder that only root enters.
+fn may_run(bin: &Path, run_as: Option<(u32, u32)>) -> std::io::Result<bool> {
+    let tried = command(bin, "postgres", run_as)
+        .arg("--version")
+        .current_dir("/")
+        .output();
+    match tried {
+        Ok(output) => Ok(output.status.success()),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 fn drop_rights(command: &mut Command, run_as: Option<(u32, u32)>) {

@@ -6,6 +6,7 @@
 
 mod parse;
 mod session;
+mod tls;
 
 pub use session::Session;
 
@@ -36,6 +37,11 @@ const KNOWN: &[&str] = &[
     "connect_timeout",
     "sslmode",
     "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslcrl",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
     "service",
     "keepalives",
     "keepalives_idle",
@@ -63,9 +69,18 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("PGPASSFILE", "passfile"),
     ("PGSERVICE", "service"),
     ("PGOPTIONS", "options"),
+    ("PGCONNECT_TIMEOUT", "connect_timeout"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
     ("PGSSLMODE", "sslmode"),
     ("PGSSLROOTCERT", "sslrootcert"),
-    ("PGCONNECT_TIMEOUT", "connect_timeout"),
+    ("PGSSLCERT", "sslcert"),
+    ("PGSSLKEY", "sslkey"),
+    ("PGSSLCRL", "sslcrl"),
+    ("PGSSLSNI", "sslsni"),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
+    ("PGCHANNELBINDING", "channel_binding"),
+    ("PGGSSENCMODE", "gssencmode"),
 ];
 
 impl Connection {
@@ -250,36 +265,48 @@ impl Connection {
             }
             Some(_) => return Err(Self::bad("target_session_attrs", "any, read-write or read-only")),
         }
-        match self.get("sslmode") {
-            None | Some("disable" | "allow" | "prefer") => {}
-            Some("require" | "verify-ca" | "verify-full") => {
-                return Err(Error::Spec {
-                    why: "TLS is asked for by `sslmode`, and this build has none".to_owned(),
-                    hint: "reach the server through a unix socket, a loopback address or a tunnel, with \
-                           `sslmode=disable`"
-                        .to_owned(),
-                });
-            }
-            Some(_) => {
-                return Err(Self::bad(
-                    "sslmode",
-                    "disable, allow, prefer, require, verify-ca or verify-full",
-                ));
-            }
+        use tokio_postgres::config::ChannelBinding;
+        config.channel_binding(match self.get("channel_binding") {
+            None | Some("prefer") => ChannelBinding::Prefer,
+            Some("disable") => ChannelBinding::Disable,
+            Some("require") => ChannelBinding::Require,
+            Some(_) => return Err(Self::bad("channel_binding", "disable, prefer or require")),
+        });
+        let tls = tls::Settings::of(&self.params)?;
+        if tls.mode >= tls::Mode::Require && self.sockets() == Sockets::Some {
+            return Err(Error::Spec {
+                why: "`host` names unix sockets beside hosts, and `sslmode` asks for TLS, which sockets do not have"
+                    .to_owned(),
+                hint: "name only sockets or only hosts".to_owned(),
+            });
         }
-        config.ssl_mode(tokio_postgres::config::SslMode::Disable);
         Ok(config)
     }
 
+    /// Which of the hosts are unix sockets.
+    fn sockets(&self) -> Sockets {
+        let mut hosts = self
+            .host()
+            .split(',')
+            .map(|h| h.is_empty() || h.starts_with('/'))
+            .peekable();
+        match (hosts.clone().any(|socket| socket), hosts.all(|socket| socket)) {
+            (_, true) => Sockets::All,
+            (true, _) => Sockets::Some,
+            (false, _) => Sockets::None,
+        }
+    }
+
     /// The environment for a child program of libpq; everything inherited beginning with `PG` must go first.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn environment(&self) -> Result<Environment> {
         let mut env = vec![
             ("PGHOST", self.host().to_owned()),
             ("PGPORT", self.port().to_owned()),
             ("PGDATABASE", self.database().to_owned()),
             ("PGUSER", self.user().to_owned()),
             ("PGAPPNAME", "essrun".to_owned()),
-            ("PGSSLMODE", "disable".to_owned()),
+            // Not spoken by us; libpq would take it before TLS where there are credentials for it.
+            ("PGGSSENCMODE", "disable".to_owned()),
         ];
         for (variable, name) in [
             ("PGHOSTADDR", "hostaddr"),
@@ -287,13 +314,45 @@ impl Connection {
             ("PGOPTIONS", "options"),
             ("PGCONNECT_TIMEOUT", "connect_timeout"),
             ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+            ("PGSSLMODE", "sslmode"),
+            ("PGSSLROOTCERT", "sslrootcert"),
+            ("PGSSLCERT", "sslcert"),
+            ("PGSSLKEY", "sslkey"),
+            ("PGSSLCRL", "sslcrl"),
+            ("PGSSLSNI", "sslsni"),
+            ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
+            ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
+            ("PGCHANNELBINDING", "channel_binding"),
         ] {
             if let Some(value) = self.get(name) {
                 env.push((variable, value.to_owned()));
             }
         }
-        env
+        let roots = tls::Settings::of(&self.params)?.system_roots_file()?;
+        if let Some(file) = &roots {
+            env.retain(|(name, _)| !matches!(*name, "PGSSLROOTCERT" | "PGSSLMODE"));
+            env.push(("PGSSLROOTCERT", file.path().display().to_string()));
+            env.push(("PGSSLMODE", "verify-full".to_owned()));
+        }
+        Ok(Environment {
+            variables: env,
+            _roots: roots,
+        })
     }
+}
+
+/// Which of a connection's hosts are unix sockets, where there is no TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sockets {
+    All,
+    Some,
+    None,
+}
+
+/// What a child of libpq is given; must outlive the child.
+pub(crate) struct Environment {
+    pub variables: Vec<(&'static str, String)>,
+    _roots: Option<tempfile::NamedTempFile>,
 }
 
 impl fmt::Debug for Connection {
@@ -342,9 +401,12 @@ mod tests {
         let c = Connection::parse("postgresql://me:hunter2@127.0.0.1:5433/db?sslmode=disable").unwrap();
         assert_eq!(c.describe(), "127.0.0.1:5433/db");
         assert!(!format!("{c:?} {c}").contains("hunter2"));
-        assert!(c.environment().contains(&("PGPASSWORD", "hunter2".to_owned())));
+        let environment = c.environment().unwrap().variables;
+        for passed in [("PGPASSWORD", "hunter2"), ("PGSSLMODE", "disable")] {
+            assert!(environment.contains(&(passed.0, passed.1.to_owned())));
+        }
         for bad in [
-            "postgresql://me:hunter2@h/db?sslmode=require",
+            "postgresql://me:hunter2@h/db?sslmode=yes",
             "postgresql://me:hunter2@h:port/db",
             "postgresql://me:hunter2@h/db?hunter2=hunter2",
             "password=hunter2 hunter2",
@@ -357,11 +419,29 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (text, said) in [
+            ("host=h sslmode=always", "verify-full"),
+            ("host=h sslrootcert=system sslmode=require", "sslmode=verify-full"),
+            ("host=/tmp,h sslmode=require", "only sockets or only hosts"),
+            ("host=h gssencmode=require", "GSSAPI"),
+            ("host=h sslsni=yes", "0 or 1"),
+            ("host=h channel_binding=yes", "require"),
+            ("host=h ssl_max_protocol_version=TLSv1.1", "TLSv1.2"),
+            (
+                "host=h ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+                "TLSv1.3",
+            ),
+        ] {
+            let error = Connection::parse(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
         assert!(
-            Connection::parse("host=h sslmode=verify-full")
-                .unwrap_err()
-                .to_string()
-                .contains("TLS"),
+            Connection::parse("host=/tmp sslmode=require").is_ok(),
+            "a socket has no TLS and needs none"
         );
     }
 

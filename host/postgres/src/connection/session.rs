@@ -4,13 +4,18 @@
 //! that the transaction holding its snapshot is gone. Every session is given the same settings, so that what is read
 //! does not depend on how the role or the database happens to be set up.
 
-use super::Connection;
+use super::tls::{self, Mode};
+use super::{Connection, Sockets};
 use crate::error::{Error, Result, chain};
 use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Settings that fix the meaning of what is read and written, and take away time limits that would end a long dump.
 const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
@@ -26,36 +31,60 @@ pub struct Session {
     client: Client,
     task: JoinHandle<()>,
     lost: watch::Receiver<Option<Arc<str>>>,
+    /// How TLS is made; absent where none is to be made.
+    tls: Option<MakeRustlsConnect>,
     server: String,
 }
 
 impl Session {
     pub async fn open(connection: &Connection) -> Result<Session> {
-        let config = connection.config()?;
+        let mut config = connection.config()?;
         let server = connection.describe();
-        let (client, driver) = config
-            .connect(NoTls)
-            .await
-            .map_err(|e| connect_error(&server, connection, &e))?;
-        let (tell, lost) = watch::channel(None);
-        let task = tokio::spawn(async move {
-            let why: Arc<str> = match driver.await {
-                Ok(()) => "it was closed".into(),
-                Err(e) => match e.as_db_error() {
-                    Some(db) => db.message().into(),
-                    None => chain(&e).into(),
-                },
-            };
-            let _ = tell.send(Some(why));
-        });
-        let session = Session {
-            client,
-            task,
-            lost,
-            server,
+        let settings = tls::Settings::of(&connection.params)?;
+        let mode = match connection.sockets() {
+            Sockets::All => Mode::Disable,
+            Sockets::Some | Sockets::None => settings.mode,
         };
-        session.run("session settings", SETTINGS).await?;
-        Ok(session)
+        let tls = match mode {
+            Mode::Disable => None,
+            _ => Some(settings.connector()?),
+        };
+        let (tell, lost) = watch::channel(None);
+        let mut first = None;
+        for (n, ssl) in tries(mode).iter().enumerate() {
+            config.ssl_mode(*ssl);
+            let opened = match &tls {
+                Some(tls) if *ssl != SslMode::Disable => start(&config, tls.clone(), tell.clone()).await,
+                _ => start(&config, NoTls, tell.clone()).await,
+            };
+            match opened {
+                Ok((client, task)) => {
+                    let session = Session {
+                        client,
+                        task,
+                        lost,
+                        tls,
+                        server,
+                    };
+                    session.run("session settings", SETTINGS).await?;
+                    return Ok(session);
+                }
+                Err(e) => {
+                    let other_way = may_go_the_other_way(&e);
+                    // The way asked for first is the one to speak of.
+                    let error = first.get_or_insert(e);
+                    if n + 1 == tries(mode).len() || !other_way {
+                        return Err(connect_error(&server, connection, error));
+                    }
+                }
+            }
+        }
+        // `tries` is never empty.
+        Err(Error::Connect {
+            server,
+            why: "no way to connect was tried".to_owned(),
+            hint: "check `sslmode`".to_owned(),
+        })
     }
 
     /// `host:port/database`.
@@ -102,7 +131,11 @@ impl Session {
 
     /// Asks the server to stop what this session is doing; best effort.
     pub async fn cancel(&self) {
-        let _ = self.client.cancel_token().cancel_query(NoTls).await;
+        let token = self.client.cancel_token();
+        let _ = match &self.tls {
+            Some(tls) => token.cancel_query(tls.clone()).await,
+            None => token.cancel_query(NoTls).await,
+        };
     }
 
     /// `server_version_num`.
@@ -136,11 +169,56 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// The ways of libpq's modes, in their order. Where TLS is only preferred, a server that has none is no failure at all.
+fn tries(mode: Mode) -> &'static [SslMode] {
+    match mode {
+        Mode::Disable => &[SslMode::Disable],
+        Mode::Allow => &[SslMode::Disable, SslMode::Require],
+        Mode::Prefer => &[SslMode::Prefer, SslMode::Disable],
+        Mode::Require | Mode::VerifyCa | Mode::VerifyFull => &[SslMode::Require],
+    }
+}
+
+/// Whether the next way may succeed where this one failed: the handshake did, or pg_hba.conf has no line for it.
+fn may_go_the_other_way(error: &tokio_postgres::Error) -> bool {
+    match error.as_db_error() {
+        Some(db) => *db.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        None => tls::explain(error).is_some(),
+    }
+}
+
+/// Connects, and watches the connection until it ends.
+async fn start<T>(
+    config: &Config,
+    tls: T,
+    tell: watch::Sender<Option<Arc<str>>>,
+) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, driver) = config.connect(tls).await?;
+    let task = tokio::spawn(async move {
+        let why: Arc<str> = match driver.await {
+            Ok(()) => "it was closed".into(),
+            Err(e) => match e.as_db_error() {
+                Some(db) => db.message().into(),
+                None => chain(&e).into(),
+            },
+        };
+        let _ = tell.send(Some(why));
+    });
+    Ok((client, task))
+}
+
 fn connect_error(server: &str, connection: &Connection, error: &tokio_postgres::Error) -> Error {
     let (why, hint) = match error.as_db_error() {
         Some(db) => {
             let hint = match db.code().code() {
-                "28P01" | "28000" => "check user, password and pg_hba.conf",
+                "28000" if db.message().contains("valid client certificate") => {
+                    "name a certificate that the server's ssl_ca_file signed, and its key, in `sslcert` and `sslkey`"
+                }
+                "28P01" | "28000" => "check user, password, `sslmode` and pg_hba.conf",
                 "3D000" => "check the database's name",
                 "53300" => "the server has no connection left: raise max_connections or lower `jobs`",
                 "57P03" => "the server is starting or stopping: try again",
@@ -148,13 +226,15 @@ fn connect_error(server: &str, connection: &Connection, error: &tokio_postgres::
             };
             (db.message().to_owned(), hint.to_owned())
         }
-        None => (
-            chain(error),
-            format!(
-                "check that the server runs and that role `{}` may connect",
-                connection.user()
-            ),
-        ),
+        None => tls::explain(error).unwrap_or_else(|| {
+            (
+                chain(error),
+                format!(
+                    "check that the server runs and that role `{}` may connect",
+                    connection.user()
+                ),
+            )
+        }),
     };
     Error::Connect {
         server: server.to_owned(),

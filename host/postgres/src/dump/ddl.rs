@@ -84,6 +84,7 @@ pub(super) async fn section(
         why,
         hint: "its own words say what it missed; it needs SELECT on every table".to_owned(),
     };
+    let environment = connection.environment()?;
     let mut command = Command::new(&pg_dump.path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
@@ -91,7 +92,7 @@ pub(super) async fn section(
         }
     }
     command
-        .envs(connection.environment())
+        .envs(environment.variables.iter().map(|(name, value)| (name, value)))
         .env("LC_ALL", "C")
         .arg(format!("--section={section}"))
         .arg(format!("--snapshot={}", snapshot.id()))

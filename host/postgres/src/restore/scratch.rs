@@ -170,8 +170,7 @@ impl Scratch {
     }
 
     pub async fn drop_database(&self) -> Result<()> {
-        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_ident(&self.name));
-        self.keeper.run(&format!("drop database `{}`", self.name), &drop).await
+        drop_database(&self.keeper, &self.name).await
     }
 }
 
@@ -368,13 +367,28 @@ pub async fn drop_leftover(target: &Connection, maintenance_database: &str, left
             "list leftovers again",
         ));
     }
-    let drop = format!(
-        "DROP DATABASE IF EXISTS {} WITH (FORCE)",
-        quote_ident(&leftover.database)
-    );
-    let dropped = admin
-        .run(&format!("drop database `{}`", leftover.database), &drop)
-        .await;
+    let dropped = drop_database(&admin, &leftover.database).await;
     unlock(&admin, &leftover.database).await?;
     dropped
+}
+
+/// Drops a database with whoever is connected to it. WITH (FORCE) is refused to a role that is no superuser when an
+/// autovacuum worker is at work there, which belongs to a superuser; without FORCE the server sends such workers away by
+/// itself, but leaves the sessions to us.
+async fn drop_database(admin: &Session, name: &str) -> Result<()> {
+    const DENIED: &str = "42501";
+    let what = format!("drop database `{name}`");
+    let drop = format!("DROP DATABASE IF EXISTS {}", quote_ident(name));
+    match admin.run(&what, &format!("{drop} WITH (FORCE)")).await {
+        Err(e) if e.code() == Some(DENIED) => {
+            let ours = format!(
+                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                 WHERE datname = {} AND usename = current_user AND backend_type = 'client backend'",
+                quote_literal(name)
+            );
+            admin.run(&what, &ours).await?;
+            admin.run(&what, &drop).await
+        }
+        other => other,
+    }
 }

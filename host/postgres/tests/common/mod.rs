@@ -121,3 +121,6 @@ pub fn assert_same(source: (&Cluster, &str), target: (&Cluster, &str)) {
     }
     assert_eq!(a.len(), b.len());
 }
+
+/// Every awkward shape a database can have.
+pub const AWKWARD: &str = include_str!("../data/awkward.sql");
