@@ -202,9 +202,28 @@ pub fn literal(text: &str) -> String {
 }
 
 impl TableInfo {
-    /// `schema.name`, unquoted, as rules and artifacts write it.
+    /// `schema.name`, unquoted, as rules write it.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
+    }
+
+    /// What its rows are called in a backup, after the label: `schema.name`, with `%XX` for what would break the name or
+    /// make two tables one.
+    pub fn artifact_name(&self) -> String {
+        let escape = |text: &str, dot: bool| {
+            text.chars().fold(String::new(), |mut out, c| {
+                if c.is_control() || c == '%' || c == '/' || (dot && c == '.') {
+                    let mut bytes = [0; 4];
+                    for b in c.encode_utf8(&mut bytes).bytes() {
+                        out.push_str(&format!("%{b:02X}"));
+                    }
+                } else {
+                    out.push(c);
+                }
+                out
+            })
+        };
+        format!("{}.{}", escape(&self.schema, true), escape(&self.name, false))
     }
 
     /// `"schema"."name"`, for SQL.
@@ -437,6 +456,25 @@ fn about(e: InspectError, label: &str, sql: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn artifacts_are_called_as_the_host_calls_them() {
+        let called = |schema: &str, name: &str| {
+            let table = TableInfo {
+                schema: schema.into(),
+                name: name.into(),
+                kind: TableKind::Table,
+                estimated_rows: None,
+                size_bytes: 0,
+                columns: Vec::new(),
+            };
+            table.artifact_name()
+        };
+        assert_eq!(called("public", "events"), "public.events");
+        assert_eq!(called("Odd.Schema", "x"), "Odd%2ESchema.x");
+        assert_eq!(called("Odd", "Schema.x"), "Odd.Schema.x");
+        assert_eq!(called("ü", "a/b\n%"), "ü.a%2Fb%0A%25");
+    }
 
     #[test]
     fn identifiers_and_literals_cannot_be_left() {

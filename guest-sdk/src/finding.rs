@@ -5,6 +5,7 @@
 //! what is only odd is a warning. Both say what to do.
 
 use crate::{BackupView, Error, Finding, Severity, db};
+use std::collections::BTreeMap;
 
 /// A check by its stable name, waiting for its outcome.
 #[must_use]
@@ -128,15 +129,13 @@ impl Findings {
         which: impl Fn(&str) -> bool,
     ) -> Result<(), Error> {
         let tables = db::tables(label)?;
+        let by_name: BTreeMap<String, &db::TableInfo> = tables.iter().map(|t| (t.artifact_name(), t)).collect();
         let mut wanted = Vec::new();
         let mut wrong = Vec::new();
         for (name, rows) in backup.tables(label).filter(|(n, _)| which(n)) {
             let Some(rows) = rows else { continue };
-            match tables
-                .iter()
-                .find(|t| t.schema.len() + 1 + t.name.len() == name.len() && t.full_name() == name)
-            {
-                Some(table) => wanted.push((table, rows)),
+            match by_name.get(name) {
+                Some(table) => wanted.push((*table, rows)),
                 None => wrong.push(format!("{name} is missing ({rows} rows)")),
             }
         }

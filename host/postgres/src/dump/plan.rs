@@ -211,6 +211,8 @@ const RELATIONS: &str = "SELECT n.nspname::text, c.relname::text, c.relkind::tex
 
 /// Reads the catalog at the snapshot and decides.
 pub async fn plan(snapshot: &Snapshot, request: &DumpRequest) -> Result<DumpPlan> {
+    // Without one that fits there is no dump: better said before anything is read.
+    super::ddl::find(snapshot.version()).await?;
     let session = snapshot.worker().await?;
     let jobs = request.jobs.clamp(1, 64);
     let database = snapshot.connection().database().to_owned();
