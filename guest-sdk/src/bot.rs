@@ -197,18 +197,28 @@ pub fn respond(description: &Description, backup: &BackupView) -> Result<Inciden
             ));
         }
         if db::granted("mas")?.is_some() {
-            plan = plan.run_sql(Statement::update(
-                &["data"],
-                "mas",
-                "public.compat_access_tokens",
-                "expires_at = now()",
-                &format!(
-                    "(expires_at IS NULL OR expires_at > now()) AND compat_session_id IN (SELECT s.compat_session_id \
-                     FROM public.compat_sessions s JOIN public.users u ON u.user_id = s.user_id WHERE u.username = {})",
-                    db::literal(localpart)
-                ),
-                "expires the bot's tokens in MAS; the bot logs in again",
-            ));
+            let sessions = format!(
+                "compat_session_id IN (SELECT s.compat_session_id FROM public.compat_sessions s \
+                 JOIN public.users u ON u.user_id = s.user_id WHERE u.username = {})",
+                db::literal(localpart)
+            );
+            plan = plan
+                .run_sql(Statement::update(
+                    &["data"],
+                    "mas",
+                    "public.compat_access_tokens",
+                    "expires_at = now()",
+                    &format!("(expires_at IS NULL OR expires_at > now()) AND {sessions}"),
+                    "expires the bot's tokens in MAS; the bot logs in again",
+                ))
+                .run_sql(Statement::update(
+                    &["data"],
+                    "mas",
+                    "public.compat_refresh_tokens",
+                    "consumed_at = now()",
+                    &format!("consumed_at IS NULL AND {sessions}"),
+                    "uses up the bot's refresh tokens in MAS, which would make new tokens",
+                ));
         }
     }
     Ok(plan.then(incident::from_classes(description, backup)))

@@ -96,7 +96,8 @@ impl Need {
         self
     }
 
-    /// Only looked at; another component backs it up.
+    /// Another component's, which backs it up and restores it. It is looked at; only a statement of the answer to a leak may
+    /// change it, shown to a person first.
     pub fn peer(mut self) -> Self {
         self.role = NeedRole::Peer;
         self

@@ -2,6 +2,8 @@
 //!
 //! What it promises: every artifact of the backup is accounted for; the exact SQL and the number of rows it touches are
 //! shown before anything runs; each statement runs in a transaction of its own, and nothing runs without being asked for.
+//! Where two statements touch the same rows, of one component or of several that share a database, it is said how many:
+//! the numbers of a plan are those of each step alone, and a step that comes later is counted again when its turn comes.
 
 use crate::body::Class;
 use crate::config::{DatabaseSource, Pipeline};
@@ -13,7 +15,8 @@ use crate::time::utc;
 use crate::world::{Database, Granted};
 use crate::{instant, repo};
 use essrun_artifact::{BackupReader, Sensitivity};
-use essrun_postgres::{Cell, QueryLimits, respond};
+use essrun_postgres::respond::{self, Target};
+use essrun_postgres::{Cell, Connection, Inspector, QueryLimits};
 use essrun_repository::OpenBackup;
 use essrun_sandbox::contract::incident as wit;
 use serde::Serialize;
@@ -70,7 +73,23 @@ pub enum Step {
         rows: Option<i64>,
         /// Why there is no number.
         unknown: Option<String>,
+        /// The earlier steps that touch some of the same rows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        shared: Option<Shared>,
+        /// What counts the rows.
+        #[serde(skip)]
+        count_sql: String,
     },
+}
+
+/// Rows that earlier steps touch as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Shared {
+    /// How many of the step's rows; absent where it cannot be told.
+    pub rows: Option<i64>,
+    /// `component 3`: whose step, and its number there.
+    pub with: Vec<String>,
 }
 
 /// What was done with one statement.
@@ -100,6 +119,7 @@ pub async fn plan(
     let body = repo::body(backup.summary())?;
     loaded.retain(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()));
     let mut components = Vec::new();
+    let mut touched = Vec::new();
     for one in &loaded {
         let name = one.name();
         let world = live_world(one).await?;
@@ -117,7 +137,7 @@ pub async fn plan(
         components.push(ComponentIncident {
             component: name.to_owned(),
             exposures: exposures(name, &classes, &backup),
-            steps: steps(one, &world, answer, &backup).await?,
+            steps: steps(one, &world, answer, &backup, &mut touched).await?,
         });
     }
     Ok(Incident {
@@ -171,11 +191,21 @@ fn exposures(name: &str, classes: &[Class], backup: &OpenBackup) -> Vec<Exposure
     exposures
 }
 
+/// What an earlier step touches, and where.
+struct Touched {
+    /// Of the database itself, by whatever label and role it is reached.
+    database: String,
+    target: Option<Target>,
+    /// `component 3`
+    step: String,
+}
+
 async fn steps(
     one: &Loaded,
     world: &Granted,
     answer: wit::Plan,
     backup: &OpenBackup,
+    touched: &mut Vec<Touched>,
 ) -> Result<Vec<Step>, PipelineError> {
     let rests = rests(one.name(), backup);
     let needed =
@@ -197,12 +227,23 @@ async fn steps(
                     Ok(rows) => (Some(rows), None),
                     Err(why) => (None, Some(why)),
                 };
+                let shared = match rows {
+                    Some(_) => {
+                        let step = format!("{} {}", one.name(), steps.len() + 1);
+                        shared(world, &s.database, &s.sql, step, touched)
+                            .await
+                            .map_err(|e| PipelineError::source(format!("{}/{}", one.name(), s.database), e))?
+                    }
+                    None => None,
+                };
                 steps.push(Step::Statement {
                     database: s.database,
                     sql: s.sql,
                     why: s.why,
                     rows,
                     unknown,
+                    shared,
+                    count_sql: s.count_sql,
                 });
             }
             _ => {}
@@ -211,11 +252,62 @@ async fn steps(
     Ok(steps)
 }
 
+/// The rows of a step that earlier steps touch as well; the step is added to those.
+async fn shared(
+    world: &Granted,
+    label: &str,
+    sql: &str,
+    step: String,
+    touched: &mut Vec<Touched>,
+) -> Result<Option<Shared>, essrun_postgres::Error> {
+    let Some(Database::Postgres(inspector)) = world.databases.get(label) else {
+        return Ok(None);
+    };
+    let (database, target) = (inspector.identity().await?, Target::of(sql));
+    // One whose target cannot be told may touch anything in its database.
+    let mut with: Vec<&Touched> = touched
+        .iter()
+        .filter(|t| t.database == database)
+        .filter(|t| match (&t.target, &target) {
+            (Some(a), Some(b)) => a.table == b.table,
+            _ => true,
+        })
+        .collect();
+    let others: Option<Vec<Target>> = with.iter().map(|t| t.target.clone()).collect();
+    let rows = match (&target, others) {
+        (Some(target), Some(others)) if !others.is_empty() => {
+            let mut exact = Vec::new();
+            for (touched, other) in with.iter().zip(&others) {
+                if !matches!(
+                    count(world, label, &target.shared(std::slice::from_ref(other))).await,
+                    Ok(0)
+                ) {
+                    exact.push(*touched);
+                }
+            }
+            with = exact;
+            // A condition that cannot be counted beside another is no reason to say nothing.
+            count(world, label, &target.shared(&others)).await.ok()
+        }
+        _ => None,
+    };
+    let found = (!with.is_empty()).then(|| Shared {
+        rows,
+        with: with.iter().map(|t| t.step.clone()).collect(),
+    });
+    touched.push(Touched { database, target, step });
+    Ok(found)
+}
+
 /// How many rows a statement will touch, by the component's own count.
 async fn count(world: &Granted, label: &str, sql: &str) -> Result<i64, String> {
     let Some(Database::Postgres(inspector)) = world.databases.get(label) else {
         return Err("the live database is not a PostgreSQL database that can be reached".to_owned());
     };
+    number(inspector, sql).await
+}
+
+async fn number(inspector: &Inspector, sql: &str) -> Result<i64, String> {
     let rows = inspector
         .query(sql, Vec::new(), &QueryLimits::default())
         .await
@@ -227,25 +319,50 @@ async fn count(world: &Granted, label: &str, sql: &str) -> Result<i64, String> {
     }
 }
 
-/// Runs one statement of the plan in the live database.
-pub async fn apply(pipeline: &Pipeline, component: &str, step: &Step) -> Result<Option<Applied>, PipelineError> {
-    let Step::Statement { database, sql, .. } = step else {
-        return Ok(None);
-    };
-    let what = format!("{component}/{database}");
+/// Where a statement of the plan is run.
+fn connection(pipeline: &Pipeline, component: &str, database: &str) -> Result<Connection, PipelineError> {
     let source = pipeline
         .component(component)
         .and_then(|c| c.databases.get(database))
         .map(|g| &g.source);
-    let Some(DatabaseSource::Postgres(secret)) = source else {
-        return Err(PipelineError::refused(
-            format!("{what} is no PostgreSQL database: essrun does not write to a live SQLite file"),
+    match source {
+        Some(DatabaseSource::Postgres(secret)) => instant::connection(secret),
+        _ => Err(PipelineError::refused(
+            format!("{component}/{database} is no PostgreSQL database: essrun does not write to a live SQLite file"),
             "stop its service and run the statement with sqlite3",
-        ));
+        )),
+    }
+}
+
+/// How many rows a statement of the plan touches now, after whatever was done since the plan.
+pub async fn recount(pipeline: &Pipeline, component: &str, step: &Step) -> Result<Option<u64>, PipelineError> {
+    let Step::Statement {
+        database, count_sql, ..
+    } = step
+    else {
+        return Ok(None);
     };
-    let rows = respond::apply(&instant::connection(secret)?, sql)
+    let inspector = Inspector::new(connection(pipeline, component, database)?);
+    let rows = number(&inspector, count_sql)
         .await
-        .map_err(|e| PipelineError::source(what, e))?;
+        .map_err(|why| PipelineError::component(component, why))?;
+    Ok(Some(u64::try_from(rows).unwrap_or(0)))
+}
+
+/// Runs one statement of the plan in the live database, counted in the same transaction.
+pub async fn apply(pipeline: &Pipeline, component: &str, step: &Step) -> Result<Option<Applied>, PipelineError> {
+    let Step::Statement {
+        database,
+        sql,
+        count_sql,
+        ..
+    } = step
+    else {
+        return Ok(None);
+    };
+    let rows = respond::apply(&connection(pipeline, component, database)?, sql, count_sql)
+        .await
+        .map_err(|e| PipelineError::source(format!("{component}/{database}"), e))?;
     Ok(Some(Applied {
         event: "applied",
         component: component.to_owned(),
@@ -253,6 +370,17 @@ pub async fn apply(pipeline: &Pipeline, component: &str, step: &Step) -> Result<
         sql: sql.clone(),
         rows,
     }))
+}
+
+impl Shared {
+    /// In words.
+    pub fn text(&self) -> String {
+        let with = self.with.join(", ");
+        match self.rows {
+            Some(rows) => format!("{rows} of these rows are also in step {with}, which comes before"),
+            None => format!("some of these rows may also be in step {with}, which comes before"),
+        }
+    }
 }
 
 impl Incident {
@@ -301,6 +429,8 @@ impl Incident {
                         why,
                         rows,
                         unknown,
+                        shared,
+                        ..
                     } => {
                         let count = match (rows, unknown) {
                             (Some(rows), _) => format!("{rows} rows now"),
@@ -312,6 +442,9 @@ impl Incident {
                             "    {}. {why}\n        with --apply, in {database} ({count}): {sql}",
                             n + 1
                         );
+                        if let Some(shared) = shared {
+                            let _ = writeln!(t, "        {}", shared.text());
+                        }
                     }
                 }
             }

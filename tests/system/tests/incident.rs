@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use essrun_testkit::essrun::Outcome;
+use essrun_testkit::mas::Mas;
 use essrun_testkit::site::Site;
 use essrun_testkit::synapse::{Home, Session, SynapseClient};
 use serde_json::{Value, json};
@@ -195,4 +196,119 @@ fn tokens_of_a_leaked_backup_stop_working() {
     client.send_text(&alice.token, &room, "after the leak").unwrap();
     client.login("adminbot", "bot's password").unwrap();
     server.stop();
+}
+
+/// MAS holds the tokens of everybody, of bots too: three components would touch the same rows, and say so.
+#[test]
+fn tokens_in_mas_end_once() {
+    let site = Site::create();
+    let mas = Mas::create(&site.cluster, &site.folder("mas"));
+    site.sql(
+        "mas",
+        "INSERT INTO users (user_id, username, created_at) SELECT gen_random_uuid(), u, now() FROM unnest(ARRAY['alice', 'bob', 'adminbot']) u;
+         INSERT INTO user_sessions (user_session_id, user_id, created_at) SELECT gen_random_uuid(), user_id, now() FROM users;
+         INSERT INTO compat_sessions (compat_session_id, user_id, device_id, created_at) SELECT gen_random_uuid(), user_id, upper(username), now() FROM users;
+         -- Of each session: one without an end, one that will end, one that has.
+         INSERT INTO compat_access_tokens (compat_access_token_id, compat_session_id, access_token, created_at, expires_at)
+           SELECT gen_random_uuid(), compat_session_id, 'mct_' || device_id || n, now() - interval '1 day', e
+             FROM compat_sessions, (VALUES (1, NULL), (2, now() + interval '1 hour'), (3, now() - interval '1 hour')) v(n, e);
+         INSERT INTO compat_refresh_tokens (compat_refresh_token_id, compat_session_id, compat_access_token_id, refresh_token, created_at, consumed_at)
+           SELECT gen_random_uuid(), compat_session_id, compat_access_token_id, 'mcr_' || access_token, now(), CASE WHEN access_token ~ '3$' THEN now() END
+             FROM compat_access_tokens WHERE access_token ~ '[23]$';
+         INSERT INTO oauth2_sessions (oauth2_session_id, user_id, oauth2_client_id, scope_list, created_at)
+           SELECT gen_random_uuid(), user_id, oauth2_client_id, '{openid}', now() FROM users, oauth2_clients WHERE username <> 'adminbot';
+         INSERT INTO oauth2_access_tokens (oauth2_access_token_id, oauth2_session_id, access_token, created_at, revoked_at)
+           SELECT gen_random_uuid(), oauth2_session_id, 'mat_' || gen_random_uuid(), now(), r FROM oauth2_sessions, (VALUES (NULL::timestamptz), (now())) v(r);
+         INSERT INTO oauth2_refresh_tokens (oauth2_refresh_token_id, oauth2_session_id, refresh_token, created_at, consumed_at)
+           SELECT gen_random_uuid(), oauth2_session_id, 'mar_' || gen_random_uuid(), now(), c FROM oauth2_sessions, (VALUES (NULL::timestamptz), (now())) v(c);
+         INSERT INTO user_emails (user_email_id, user_id, email, created_at) SELECT gen_random_uuid(), user_id, username || '@example.org', now() FROM users;
+         INSERT INTO user_recovery_sessions (user_recovery_session_id, email, user_agent, locale, created_at) VALUES (gen_random_uuid(), 'bob@example.org', 'x', 'en', now());
+         INSERT INTO user_recovery_tickets (user_recovery_ticket_id, user_recovery_session_id, user_email_id, ticket, created_at, expires_at)
+           SELECT gen_random_uuid(), user_recovery_session_id, user_email_id, 'ticket', now(), now() + interval '1 hour' FROM user_recovery_sessions, user_emails WHERE user_emails.email ~ 'bob'",
+    );
+    let (url, config) = (mas.database.url(), mas.config.display());
+    let bot = |name: &str| {
+        let data = site.folder(name);
+        std::fs::write(data.join("login.json"), "{}").unwrap();
+        format!(
+            "[components.{name}]\nuse = \"{name}\"\ndatabases = {{ mas = {{ url = \"{url}\" }} }}\n\
+             volumes = {{ data = {{ path = \"{}\" }} }}\nsettings = {{ user-id = \"{BOT}\" }}\n\n",
+            data.display()
+        )
+    };
+    // Both bots under one account.
+    site.prepare(&format!(
+        "[components.mas]\nuse = \"mas\"\ndatabases = {{ main = {{ url = \"{url}\" }} }}\nvolumes = {{ config = {{ path = \"{config}\" }} }}\n\n{}{}",
+        bot("adminbot"),
+        bot("auditbot")
+    ));
+    site.back_up().expect_success();
+
+    let shown = site
+        .essrun()
+        .run_json(&["incident", "pipeline.toml", "latest"])
+        .expect_success();
+    let step = |component: &str, table: &str| -> Value {
+        let plan = shown.events_of("incident").next().expect("a plan");
+        let components = plan["components"].as_array().unwrap();
+        let one = components.iter().find(|c| c["component"] == component).unwrap();
+        let steps = one["steps"].as_array().unwrap();
+        let found = steps
+            .iter()
+            .position(|s| s["kind"] == "statement" && text(&s["sql"]).starts_with(&format!("UPDATE public.{table} ")));
+        let at = found.unwrap_or_else(|| panic!("{component} does not touch {table}: {steps:?}"));
+        json!({"name": format!("{component} {}", at + 1), "rows": steps[at]["rows"], "shared": steps[at]["shared"]})
+    };
+    for (table, everybody, bots) in [("compat_access_tokens", 6, 2), ("compat_refresh_tokens", 3, 1)] {
+        let all = step("mas", table);
+        assert_eq!(
+            (&all["rows"], &all["shared"]),
+            (&json!(everybody), &Value::Null),
+            "{all}"
+        );
+        let first = step("adminbot", table);
+        let also = json!({"rows": bots, "with": [all["name"]]});
+        assert_eq!((&first["rows"], &first["shared"]), (&json!(bots), &also), "{first}");
+        let second = step("auditbot", table);
+        let also = json!({"rows": bots, "with": [all["name"], first["name"]]});
+        assert_eq!((&second["rows"], &second["shared"]), (&json!(bots), &also), "{second}");
+    }
+    for (table, rows) in [
+        ("oauth2_access_tokens", 2),
+        ("oauth2_refresh_tokens", 2),
+        ("user_recovery_tickets", 1),
+    ] {
+        assert_eq!(step("mas", table)["rows"], json!(rows), "{table}");
+    }
+    let words = site
+        .essrun()
+        .run(&["incident", "pipeline.toml", "latest"])
+        .expect_success();
+    assert!(
+        words.stdout.contains("2 of these rows are also in step mas "),
+        "{words}"
+    );
+
+    // Together they touch each row once.
+    let live = "SELECT (SELECT count(*) FROM compat_access_tokens WHERE expires_at IS NULL OR expires_at > now()), \
+                (SELECT count(*) FROM compat_refresh_tokens WHERE consumed_at IS NULL), \
+                (SELECT count(*) FROM oauth2_access_tokens WHERE revoked_at IS NULL), \
+                (SELECT count(*) FROM oauth2_refresh_tokens WHERE revoked_at IS NULL AND consumed_at IS NULL), \
+                (SELECT count(*) FROM user_recovery_tickets WHERE expires_at > now())";
+    assert_eq!(site.sql("mas", live), "6|3|2|2|1");
+    let apply = ["incident", "pipeline.toml", "latest", "--apply", "--yes"];
+    let sum = |outcome: &Outcome| applied(outcome).iter().map(|(_, _, rows)| rows).sum::<i64>();
+    let bots_first = site
+        .essrun()
+        .run_json(&[&apply[..], &["--only", "adminbot"]].concat())
+        .expect_success();
+    assert_eq!(sum(&bots_first), 3, "{bots_first}");
+    assert_eq!(site.sql("mas", live), "4|2|2|2|1", "only the bot's");
+    let rest = site.essrun().run_json(&apply).expect_success();
+    assert_eq!(sum(&rest), 4 + 2 + 2 + 2 + 1, "{rest}");
+    assert_eq!(site.sql("mas", live), "0|0|0|0|0");
+    // Nobody's session ended: MAS would have Synapse delete its device.
+    let ended = "SELECT count(*) FROM compat_sessions WHERE finished_at IS NOT NULL";
+    assert_eq!(site.sql("mas", ended), "0");
+    assert_eq!(sum(&site.essrun().run_json(&apply).expect_success()), 0);
 }

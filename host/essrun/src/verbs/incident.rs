@@ -30,20 +30,26 @@ pub async fn run(args: IncidentArgs, ui: &Ui) -> Result<(), PipelineError> {
             else {
                 continue;
             };
-            let Some(rows) = rows else {
+            if rows.is_none() {
                 ui.say(&format!(
                     "{}/{database}: skipped, the live database could not be asked: {sql}",
                     component.component
                 ));
                 continue;
-            };
-            let question = format!(
-                "{why}\n  {sql}\n  in {}/{database}, {rows} rows. Run it?",
-                component.component
-            );
-            if !args.yes && !ui.confirm(&question) {
-                ui.say("skipped");
-                continue;
+            }
+            if !args.yes {
+                // Counted again: what was done before this step may have taken some of its rows.
+                let rows = incident::recount(&pipeline, &component.component, step)
+                    .await?
+                    .unwrap_or(0);
+                let question = format!(
+                    "{why}\n  {sql}\n  in {}/{database}, {rows} rows. Run it?",
+                    component.component
+                );
+                if !ui.confirm(&question) {
+                    ui.say("skipped");
+                    continue;
+                }
             }
             if let Some(applied) = incident::apply(&pipeline, &component.component, step).await? {
                 ui.answer(&applied, || {

@@ -10,6 +10,7 @@ mod query;
 
 pub use cell::Cell;
 pub use info::{DatabaseInfo, RoleDangers, TableInfo, TableKind};
+pub(crate) use query::counted;
 pub use query::{QueryLimits, Rows};
 
 use crate::connection::{Connection, Session};
@@ -55,6 +56,21 @@ impl Inspector {
         }
         session.run("begin at the snapshot", &begin).await?;
         Ok(session)
+    }
+
+    /// What tells this database from every other, however it is reached: two that are alike are one.
+    pub async fn identity(&self) -> Result<String> {
+        let session = self.session().await?;
+        let row = session
+            .query_one(
+                "SELECT pg_catalog.pg_postmaster_start_time()::text || ' ' || d.oid::text || ' ' || \
+                   COALESCE((SELECT system_identifier FROM pg_catalog.pg_control_system())::text, '') \
+                 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()",
+                &[],
+            )
+            .await
+            .map_err(|e| session.error("which database it is", &e))?;
+        Ok(row.get(0))
     }
 
     pub async fn info(&self) -> Result<DatabaseInfo> {

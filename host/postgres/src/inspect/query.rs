@@ -220,6 +220,20 @@ async fn open(
     Ok((names, result, stream))
 }
 
+/// The one number a guest's count gives, under the same guard, in a transaction that is there already and must be
+/// read-only.
+pub(crate) async fn counted(session: &Session, sql: &str, limits: &QueryLimits) -> Result<u64> {
+    let (_, _, rows) = open(session, sql, Vec::new(), limits).await?;
+    let rows: Vec<Row> = rows.try_collect().await.map_err(|e| guest_error(session, &e))?;
+    let number = match rows.as_slice() {
+        [row] => row.try_get::<_, i64>(0).ok(),
+        _ => None,
+    };
+    number
+        .and_then(|n| u64::try_from(n).ok())
+        .ok_or_else(|| Error::Invalid("the count gives no number of rows".to_owned()))
+}
+
 /// Looks up every function the server's plan would call and refuses those that do more than compute.
 async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], params: &[Cell]) -> Result<()> {
     let explain = session
