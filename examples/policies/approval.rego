@@ -1,41 +1,29 @@
-# No restore while changes are frozen, and none without an approval that names the backup.
-# The freezes stand in pipeline.toml: [policy.settings] freezes = [{ from = "…", until = "…", why = "…" }]
+# Nothing is restored over what is in use without an approval that somebody else wrote today and that names the backup.
+#
+# [policy]
+# approvals = "/etc/essrun/approvals"     # a directory; whoever may approve may write into it
+#
+# To approve: echo "approve 20260101t000000z-0123abcd" > /etc/essrun/approvals/tonight
 package essrun.may_restore
 
 import rego.v1
 
-default allow := false
-
-allow if input.drill
-
-allow if {
-	not input.drill
-	count(reasons) == 0
-}
-
-reasons contains msg if {
-	not input.drill
-	some freeze in input.settings.freezes
-	now := input.now.unix_seconds * 1000000000
-	now >= time.parse_rfc3339_ns(freeze.from)
-	now < time.parse_rfc3339_ns(freeze.until)
-	msg := sprintf("changes are frozen until %s: %s", [freeze.until, freeze.why])
-}
-
 approved if {
 	some approval in input.approvals
 	some line in split(approval.text, "\n")
-	line == concat(" ", ["approve", input.backup.id])
+	trim_space(line) == concat(" ", ["approve", input.backup.id])
 
-	# An approval is for tonight, not for ever.
-	input.now.unix_seconds - approval.modified_unix_seconds < 24 * 3600
+	# An approval is for tonight, not for ever, and not from tomorrow.
+	age := input.now.unix_seconds - approval.modified_unix_seconds
+	age >= 0
+	age < 24 * 3600
 	approval.owner != input.person
 }
 
-reasons contains msg if {
+deny contains msg if {
 	not input.drill
 	some target in input.targets
 	target.live
 	not approved
-	msg := sprintf("%s is in use: somebody else than %s must write `approve %s` into an approval file", [target.label, input.person, input.backup.id])
+	msg := sprintf("%s/%s is in use: somebody else than %s must write `approve %s` into an approval file", [target.component, target.label, input.person, input.backup.id])
 }

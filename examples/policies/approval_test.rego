@@ -1,4 +1,4 @@
-package essrun.may_restore_test
+package essrun.approval_test
 
 import rego.v1
 
@@ -12,24 +12,29 @@ base := {
 	"drill": false,
 	"backup": {"id": "b7"},
 	"targets": [{"component": "synapse", "label": "main", "live": true}],
-	"approvals": [{"owner": "grace", "text": "approve b7\n", "modified_unix_seconds": now - 60}],
+	"approvals": [{"owner": "grace", "text": "I looked at it.\napprove b7 \n", "modified_unix_seconds": now - 60}],
 	"settings": {"freezes": []},
 }
 
-changed(changes) := object.union(base, changes)
+waits(changes) if {
+	some r in may_restore.deny with input as object.union(base, changes)
+	contains(r, "must write `approve ")
+}
 
-test_approved if may_restore.allow with input as base
+test_approved if not waits({})
 
-test_not_approved if not may_restore.allow with input as changed({"approvals": []})
+test_not_approved if {
+	"synapse/main is in use: somebody else than ada must write `approve b7` into an approval file" in may_restore.deny with input as object.union(base, {"approvals": []})
+}
 
-test_approved_for_another if not may_restore.allow with input as changed({"backup": {"id": "b8"}})
+test_approved_for_another if waits({"backup": {"id": "b8"}})
 
-test_by_oneself if not may_restore.allow with input as changed({"person": "grace"})
+test_by_oneself if waits({"person": "grace"})
 
-test_yesterdays if not may_restore.allow with input as changed({"now": {"unix_seconds": now + (2 * 24 * 3600)}})
+test_yesterdays if waits({"now": {"unix_seconds": now + (2 * 24 * 3600)}})
 
-test_frozen if not may_restore.allow with input as changed({"settings": {"freezes": [{"from": "2025-12-20T00:00:00Z", "until": "2026-01-06T00:00:00Z", "why": "holidays"}]}})
+test_tomorrows if waits({"now": {"unix_seconds": now - (2 * 24 * 3600)}})
 
-test_thawed if may_restore.allow with input as changed({"settings": {"freezes": [{"from": "2025-12-20T00:00:00Z", "until": "2025-12-31T00:00:00Z", "why": "holidays"}]}})
+test_drills_are_free if not waits({"drill": true, "approvals": []})
 
-test_drills_are_free if may_restore.allow with input as changed({"drill": true, "approvals": []})
+test_onto_nothing_is_free if not waits({"targets": [{"component": "synapse", "label": "main", "live": false}], "approvals": []})

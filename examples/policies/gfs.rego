@@ -1,11 +1,13 @@
-# Grandfather, father, son: the newest of each of the last days, weeks and months; and whatever a component's service
-# level still needs. Suspect backups and those of the future are never credited; the newest verified one always stays.
+# Grandfather, father, son, with a service level for each component: the newest of each of the last days, weeks and
+# months is kept, and for each component all backups of its last days, at least one of them verified. Suspect and
+# incomplete backups and those dated in the future are never credited.
 #
 # [policy.settings]
 # days = 7
 # weeks = 5
 # months = 12
-# sla = { synapse = 2 }        # days within which a verified backup of it must exist
+# time-zone = "Europe/Berlin"               # where a day begins; UTC unless said
+# sla = { synapse = 14, hookshot = 3 }      # days every backup of a component is kept
 package essrun.retention
 
 import rego.v1
@@ -23,12 +25,15 @@ newest(backups) := b if {
 	b.taken_at_unix_seconds == max(times)
 }
 
-day(b) := floor(b.taken_at_unix_seconds / 86400)
+# [year, month, day] where the site is.
+date(b) := time.date([b.taken_at_unix_seconds * 1000000000, setting("time-zone", "UTC")])
 
-# Weeks begin on Monday; day 0 was a Thursday.
+# Days since 1970 of that date; day 0 was a Thursday, and weeks begin on Monday.
+day(b) := floor(time.parse_rfc3339_ns(sprintf("%04d-%02d-%02dT00:00:00Z", date(b))) / 86400000000000)
+
 week(b) := floor((day(b) + 3) / 7)
 
-month(b) := substring(b.taken_at, 0, 7)
+month(b) := array.slice(date(b), 0, 2)
 
 last(values, n) := array.slice(sort(values), max([0, count(values) - n]), count(values))
 
@@ -51,14 +56,29 @@ keep[b.id] contains "newest verified" if {
 	b := newest([x | some x in credited; x.verified_at_unix_seconds != null])
 }
 
+# The service levels. A component that no backup of its days holds keeps its newest, however old.
 keep[b.id] contains msg if {
 	some component, days in input.settings.sla
+	some b in credited
+	b.components[component]
+	now - b.taken_at_unix_seconds <= days * 86400
+	msg := sprintf("within the %d days of %s", [days, component])
+}
+
+keep[b.id] contains msg if {
+	some component, _ in input.settings.sla
+	b := newest([x | some x in credited; x.components[component]])
+	msg := sprintf("newest of %s", [component])
+}
+
+keep[b.id] contains msg if {
+	some component, _ in input.settings.sla
 	b := newest([x | some x in credited; x.verified_at_unix_seconds != null; x.components[component]])
-	msg := sprintf("newest verified of %s, whose service level is %d days", [component, days])
+	msg := sprintf("newest verified of %s", [component])
 }
 
 # What cannot be judged is not for a script to throw away.
-keep[b.id] contains "suspect: look at it, then forget it by hand" if {
+keep[b.id] contains "suspect: look at it, then accept it or forget it by hand" if {
 	some b in input.backups
 	b.state == "suspect"
 }

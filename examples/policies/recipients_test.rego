@@ -1,4 +1,4 @@
-package essrun.may_run_test
+package essrun.recipients_test
 
 import rego.v1
 
@@ -6,25 +6,32 @@ import data.essrun.may_run
 
 secret := [{"name": "synapse", "highest_sensitivity": "secret"}]
 
-test_two_one_offline if may_run.allow with input as {
-	"components": secret,
-	"recipients": [{"id": "a", "offline": false}, {"id": "b", "offline": true}],
+a := {"id": "a", "offline": false}
+
+b := {"id": "b", "offline": true}
+
+reasons(recipients) := {r | some r in said; contains(r, "recipient")} if {
+	said := may_run.deny with input as {"components": secret, "recipients": recipients}
 }
 
-test_one_is_not_enough if not may_run.allow with input as {
-	"components": secret,
-	"recipients": [{"id": "b", "offline": true}],
+test_two_one_offline if count(reasons([a, b])) == 0
+
+test_one_is_not_enough if {
+	some r in reasons([b])
+	contains(r, "synapse hold personal or secret data, but there is only 1 recipient")
 }
 
 test_none_offline_is_not_enough if {
-	reasons := may_run.reasons with input as {
-		"components": secret,
-		"recipients": [{"id": "a", "offline": false}, {"id": "b", "offline": false}],
-	}
-	count(reasons) == 1
+	some r in reasons([a, object.union(a, {"id": "c"})])
+	startswith(r, "no recipient is kept offline")
 }
 
-test_harmless_data_needs_none if may_run.allow with input as {
-	"components": [{"name": "hosts", "highest_sensitivity": "internal"}],
-	"recipients": [],
+test_both_at_once if count(reasons([a])) == 2
+
+test_harmless_data_needs_none if {
+	said := may_run.deny with input as {
+		"components": [{"name": "hosts", "highest_sensitivity": "internal"}],
+		"recipients": [],
+	}
+	every r in said { not contains(r, "recipient") }
 }

@@ -1,7 +1,8 @@
 //! The arguments. Every verb takes the pipeline file first; `essrun pipeline.toml` is `essrun backup pipeline.toml`.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use essrun_pipeline::Exit;
+use essrun_pipeline::policy::Question;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -61,6 +62,9 @@ pub enum Verb {
     Prune(PruneArgs),
     /// A backup leaked: what it gives away, what to do in order, and (--apply) what essrun can do itself
     Incident(IncidentArgs),
+    /// Try a policy out, ask it why, or overrule it about a suspect backup
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Create the repository named in the pipeline file
     Init(PipelineArgs),
     /// Make keys
@@ -236,6 +240,69 @@ pub struct IncidentArgs {
     /// With --apply: do not ask for each
     #[arg(long, short, requires = "apply")]
     pub yes: bool,
+}
+
+#[derive(Subcommand)]
+pub enum PolicyVerb {
+    /// Run the tests of a policy: rules test_… and pairs of .input.json and .expected.json
+    Test(PolicyTestArgs),
+    /// Show what the policy is told and what it answers; nothing is changed
+    Explain(PolicyExplainArgs),
+    /// Say that a suspect backup is as it should be; signed and kept beside it
+    Accept(PolicyAcceptArgs),
+}
+
+#[derive(Args)]
+pub struct PolicyTestArgs {
+    /// A pipeline file with [policy], or a directory of .rego files
+    pub target: PathBuf,
+}
+
+#[derive(Args)]
+pub struct PolicyExplainArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// About this backup: its id, a unique beginning of it, or `latest`; without it: about now
+    pub backup: Option<String>,
+    /// Only this question
+    #[arg(long, value_enum)]
+    pub question: Option<QuestionArg>,
+    /// File with an age identity: needed to plan a restore, which may-restore is about
+    #[arg(long, short = 'i', value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// As if the restore were to replace what is there
+    #[arg(long)]
+    pub replace: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum QuestionArg {
+    MayRun,
+    JudgeResult,
+    Retention,
+    MayRestore,
+}
+
+impl From<QuestionArg> for Question {
+    fn from(question: QuestionArg) -> Question {
+        match question {
+            QuestionArg::MayRun => Question::MayRun,
+            QuestionArg::JudgeResult => Question::JudgeResult,
+            QuestionArg::Retention => Question::Retention,
+            QuestionArg::MayRestore => Question::MayRestore,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct PolicyAcceptArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Id of the backup, a unique beginning of it, or `latest`
+    pub backup: String,
+    /// Why it is as it should be
+    #[arg(long)]
+    pub reason: String,
 }
 
 #[derive(Args)]

@@ -7,6 +7,7 @@ use crate::report::{Event, Reporter};
 use essrun_artifact::Sensitivity;
 use essrun_sandbox::contract::types::{self, Description, NeedKind, NeedRole};
 use essrun_sandbox::{Component, Engine, EngineConfig, Origin};
+use std::path::Path;
 
 /// A component ready to be called.
 pub struct Loaded {
@@ -86,7 +87,12 @@ pub fn matches(pattern: &str, text: &str) -> bool {
 
 /// The engine all components of a run share.
 pub fn engine(pipeline: &Pipeline) -> Result<Engine, PipelineError> {
-    let cache_dir = Some(pipeline.repository.cache.join("components"));
+    engine_with(&pipeline.repository.cache)
+}
+
+/// An engine that keeps compiled code below this directory.
+pub fn engine_with(cache: &Path) -> Result<Engine, PipelineError> {
+    let cache_dir = Some(cache.join("components"));
     Engine::new(EngineConfig {
         cache_dir,
         ..EngineConfig::default()

@@ -15,7 +15,7 @@ use crate::standing::{Standing, State};
 use crate::time::{now, utc};
 use crate::{keys, load, repo};
 use essrun_repository::retention::{Candidate, Decision, Rules, decide};
-use essrun_repository::{PrunePlan, PruneReport};
+use essrun_repository::{PrunePlan, PruneReport, Repository};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,14 +33,23 @@ pub struct Forgetting {
     times: Vec<(String, i64)>,
 }
 
-/// Decides, and with `confirm` sets the tombstones.
-pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, PipelineError> {
-    let policy = match &pipeline.policy {
-        Some(_) => Policy::load(pipeline, &load::engine(pipeline)?).await?,
-        None => None,
-    };
+/// What was decided, and on what.
+pub struct Considered {
+    pub decisions: Vec<Decision>,
+    /// What the policy was told, or would be.
+    pub input: input::Retention,
+    /// Why the policy gave no answer, so that everything is kept.
+    pub policy_failure: Option<String>,
+}
+
+/// Decides on all backups; changes nothing.
+pub async fn consider(
+    pipeline: &Pipeline,
+    repository: &Repository,
+    policy: Option<&Policy>,
+) -> Result<Considered, PipelineError> {
     let policy = policy.filter(|p| p.answers(Question::Retention));
-    let rules = match (&pipeline.retention, &policy) {
+    let rules = match (&pipeline.retention, policy) {
         (Some(config), _) => rules(config)?,
         (None, Some(_)) => floor()?,
         (None, None) => {
@@ -53,10 +62,9 @@ pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, Pi
             ));
         }
     };
-    let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
     let (mut candidates, mut backups) = (Vec::new(), Vec::new());
     for summary in repository.backups().await.map_err(PipelineError::repository)? {
-        let standing = Standing::of(&repository, &summary).await?;
+        let standing = Standing::of(repository, &summary).await?;
         backups.push(input::Backup::known(&summary, &standing));
         candidates.push(Candidate {
             created_at: summary.created_at,
@@ -66,14 +74,33 @@ pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, Pi
         });
     }
     let mut decisions = decide(&rules, &candidates, now());
+    input::newest_first(&mut backups);
+    let input = input::Retention {
+        common: input::Common::new(pipeline),
+        backups,
+    };
     let mut policy_failure = None;
-    if let Some(policy) = &policy {
-        input::newest_first(&mut backups);
-        let common = input::Common::new(pipeline);
-        let said = policy.retention(&input::Retention { common, backups }).await?;
+    if let Some(policy) = policy {
+        let said = policy.retention(&input).await?;
         merge(&mut decisions, &said.keep, pipeline.retention.is_none());
         policy_failure = said.failure;
     }
+    Ok(Considered {
+        decisions,
+        input,
+        policy_failure,
+    })
+}
+
+/// Decides, and with `confirm` sets the tombstones.
+pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, PipelineError> {
+    let policy = match &pipeline.policy {
+        Some(_) => Policy::load(pipeline, &load::engine(pipeline)?).await?,
+        None => None,
+    };
+    let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
+    let considered = consider(pipeline, &repository, policy.as_ref()).await?;
+    let decisions = considered.decisions;
     if confirm {
         for d in decisions.iter().filter(|d| !d.keep) {
             repository
@@ -82,13 +109,13 @@ pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, Pi
                 .map_err(PipelineError::repository)?;
         }
     }
-    let times = candidates.iter().map(|c| (c.id.to_string(), c.created_at)).collect();
+    let backups = considered.input.backups;
     Ok(Forgetting {
         event: "forget",
         confirmed: confirm,
         decisions,
-        policy_failure,
-        times,
+        policy_failure: considered.policy_failure,
+        times: backups.into_iter().map(|b| (b.id, b.taken_at_unix_seconds)).collect(),
     })
 }
 

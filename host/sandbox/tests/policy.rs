@@ -58,7 +58,7 @@ fn ids(list: &[&str]) -> BTreeSet<String> {
 async fn the_examples_pass_their_own_tests() {
     let dir = root().join("examples/policies");
     let mut seen = 0;
-    for name in ["recipients", "suspect", "gfs", "change-freeze"] {
+    for name in ["recipients", "suspect", "gfs", "freeze", "approval"] {
         let read = |file: String| {
             let text = std::fs::read_to_string(dir.join(&file)).unwrap();
             (file, text)
@@ -78,9 +78,14 @@ async fn the_examples_pass_their_own_tests() {
         assert_eq!(tests.len(), written, "{name}");
         seen += tests.len();
     }
-    assert_eq!(seen, 19);
-    let files = std::fs::read_dir(&dir).unwrap().count();
-    assert_eq!(files, 8, "every example is run here");
+    assert_eq!(seen, 32);
+    let scripts = |e: &std::fs::DirEntry| e.path().extension().is_some_and(|x| x == "rego");
+    let files = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(scripts)
+        .count();
+    assert_eq!(files, 10, "every example is run here");
 }
 
 #[tokio::test]
@@ -117,6 +122,126 @@ async fn yes_and_no_come_with_reasons() {
     let no = policy.may_run(r#"{"hour": 9}"#).await;
     assert!(!no.allowed && no.failure.is_none(), "{no:?}");
     assert_eq!(no.reasons, ["only \u{fffd}[1mat night"]);
+}
+
+#[tokio::test]
+async fn reasons_of_several_files_add_up_and_booleans_must_agree() {
+    let one = "package essrun.may_run\nimport rego.v1\ndeny contains \"a\" if input.a\n";
+    let two = "package essrun.may_run\nimport rego.v1\ndeny contains \"b\" if input.b\n";
+    let both = try_policy(&[("one.rego", one), ("two.rego", two)], &Limits::default())
+        .await
+        .unwrap();
+    for (input, reasons) in [
+        ("{}", vec![]),
+        (r#"{"a": true}"#, vec!["a"]),
+        (r#"{"a": true, "b": true}"#, vec!["a", "b"]),
+    ] {
+        let said = both.may_run(input).await;
+        assert_eq!((said.allowed, said.failure), (reasons.is_empty(), None), "{input}");
+        assert_eq!(said.reasons, reasons, "{input}");
+    }
+    for (body, allowed) in [
+        ("allow := true\ndeny := []", true),
+        ("allow := true\ndeny := [\"x\"]", false),
+        ("allow := false\ndeny := []", false),
+        ("deny := {}", false),
+        ("deny := true", false),
+    ] {
+        let said = policy(&format!("package essrun.may_run\n{body}\n"))
+            .await
+            .may_run("{}")
+            .await;
+        assert_eq!(said.allowed, allowed, "{body}: {said:?}");
+    }
+    for (body, suspect, reasons, failed) in [
+        ("suspect := []", false, 0, false),
+        ("suspect := {\"x\", \"y\"}", true, 2, false),
+        ("suspect := true\nreasons := [\"x\"]", true, 1, false),
+        ("suspect := {\"x\": 1}", true, 0, true),
+        ("suspect := [1]", true, 0, true),
+        ("suspect := null", true, 0, true),
+    ] {
+        let said = policy(&format!("package essrun.judge_result\n{body}\n"))
+            .await
+            .judge_result("{}")
+            .await;
+        assert_eq!(
+            (said.suspect, said.reasons.len(), said.failure.is_some()),
+            (suspect, reasons, failed),
+            "{body}: {said:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn data_is_looked_up_and_cannot_stand_for_an_answer() {
+    let script =
+        "package essrun.may_run\nimport rego.v1\ndeny contains \"not a friend\" if not input.who in data.friends\n";
+    let load = |data: &'static [(&'static str, &'static str)]| async move {
+        let files = [&[("rules.rego", script)], data].concat();
+        try_policy(&files, &Limits::default()).await
+    };
+    let friends = load(&[
+        ("a.json", r#"{"friends": ["ada"]}"#),
+        ("b.json", r#"{"more": {"x": 1}}"#),
+    ])
+    .await
+    .unwrap();
+    assert!(friends.may_run(r#"{"who": "ada"}"#).await.allowed);
+    assert!(!friends.may_run(r#"{"who": "bob"}"#).await.allowed);
+    for (data, says) in [
+        (
+            &[("a.json", r#"{"essrun": {"may_run": {"deny": []}}}"#)] as &[_],
+            "a.json: it has a key `essrun`",
+        ),
+        (&[("a.json", "[1]")], "a.json: it is no JSON object"),
+        (&[("a.json", "{")], "a.json: "),
+        (
+            &[
+                ("a.json", r#"{"friends": ["ada"]}"#),
+                ("b.json", r#"{"friends": ["bob"]}"#),
+            ],
+            "b.json: ",
+        ),
+    ] {
+        let error = load(data).await.map(drop).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_misspelt_question_is_refused_and_helpers_are_not() {
+    for bad in ["essrun", "essrun.may_rnu", "essrun.may_run.more", "essrun.libx"] {
+        let error = try_policy(&[("x.rego", &format!("package {bad}\nx := 1\n"))], &Limits::default())
+            .await
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("package {bad} is none that is asked")),
+            "{error}"
+        );
+    }
+    for good in [
+        "essrun.lib",
+        "essrun.lib.time",
+        "essrun.anything_test",
+        "essrunner",
+        "site.rules",
+    ] {
+        let policy = policy(&format!("package {good}\nx := 1\n")).await;
+        assert_eq!(policy.questions().await.unwrap(), [], "{good}");
+    }
+    // The place of a mistake comes first, as compilers write it.
+    let error = try_policy(&[("dir/x.rego", "package a\n\nx := {{\n")], &Limits::default())
+        .await
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("dir/x.rego:3:") || error.contains("dir/x.rego:4:"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ mod raw;
 mod secret;
 
 use crate::error::{At, PipelineError};
-pub use policy::{PolicyConfig, PolicyFile};
+pub use policy::{PolicyConfig, PolicyFile, REGO};
 pub use secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -629,7 +629,8 @@ impl Checker<'_> {
     }
 }
 
-fn default_cache() -> PathBuf {
+/// Where compiled code and indexes are kept unless the pipeline says otherwise.
+pub(crate) fn default_cache() -> PathBuf {
     if let Some(dir) = std::env::var_os("CACHE_DIRECTORY").or_else(|| std::env::var_os("ESSRUN_CACHE")) {
         return PathBuf::from(dir);
     }

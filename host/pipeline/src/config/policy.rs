@@ -67,7 +67,8 @@ impl Checker<'_> {
                 "files = [\"retention.rego\"]; docs/POLICY.md has examples",
             ));
         }
-        let mut questions = None;
+        // An empty list is a list: it names none, and a policy that answers one is then one too many.
+        let mut questions = raw.questions.is_some().then(Vec::new);
         for given in raw.questions.into_iter().flatten() {
             let place = self.places.of(&given);
             let known: &mut Vec<(At, Question)> = questions.get_or_insert_default();

@@ -98,3 +98,101 @@ fn a_secret_is_never_shown() {
     let p = parse(&GOOD.replace("url-env = \"SYNAPSE_DB\"", "url = \"postgresql://u:hunter2@h/d\"")).unwrap();
     assert!(!format!("{p:?}").contains("hunter2"));
 }
+
+#[test]
+fn a_policy_is_read_and_its_settings_become_json() {
+    let text = format!(
+        "{GOOD}\n[policy]\nfiles = [\"a.rego\", \"/etc/b\"]\ndata = [\"c.json\"]\nquestions = [\"may-run\", \"retention\"]\n\
+         approvals = \"yes\"\nlimits.cpu = \"2 s\"\n[policy.settings]\nuntil = 2026-01-06T00:00:00Z\nday = 2026-01-06\n\
+         most = 0.5\nlist = [{{ a = 1 }}]\n"
+    );
+    let policy = parse(&text).unwrap().policy.unwrap();
+    let paths: Vec<_> = policy
+        .files
+        .iter()
+        .map(|f| (f.path.to_str().unwrap(), f.at.line))
+        .collect();
+    assert_eq!(paths, [("/etc/essrun/a.rego", 23), ("/etc/b", 23)]);
+    assert_eq!(policy.origin, Use::BuiltIn("rego".into()));
+    assert_eq!(policy.approvals.as_deref(), Some(Path::new("/etc/essrun/yes")));
+    assert_eq!(policy.limits.cpu, std::time::Duration::from_secs(2));
+    assert_eq!(policy.questions.unwrap().len(), 2);
+    assert_eq!(
+        serde_json::Value::Object(policy.settings),
+        serde_json::json!({
+            "until": "2026-01-06T00:00:00Z", "day": "2026-01-06", "most": 0.5, "list": [{"a": 1}]
+        })
+    );
+    assert!(parse(GOOD).unwrap().policy.is_none());
+}
+
+#[test]
+fn a_wrong_policy_is_refused_with_line_and_hint() {
+    for (policy, line, says) in [
+        ("[policy]\n", 22, "names no files"),
+        ("[policy]\nfile = [\"a\"]\n", 23, "unknown field `file`"),
+        ("[policy]\nfiles = \"a\"\n", 23, "sequence"),
+        (
+            "[policy]\nfiles = [\"a\"]\nuse = \"lua\"\n",
+            24,
+            "no interpreter for \"lua\"",
+        ),
+        ("[policy]\nuse = { path = \"a.wasm\" }\n", 23, "missing field `sha256`"),
+        (
+            "[policy]\nuse = { path = \"a.wasm\", sha256 = \"12\" }\n",
+            23,
+            "64 hexadecimal",
+        ),
+        (
+            "[policy]\nfiles = [\"a\"]\nquestions = [\"may-rnu\"]\n",
+            24,
+            "unknown variant `may-rnu`",
+        ),
+        (
+            "[policy]\nfiles = [\"a\"]\nquestions = [\n\"may-run\",\n\"may-run\"]\n",
+            26,
+            "named twice",
+        ),
+        ("[policy]\nfiles = [\"a\"]\nlimits.cpu = \"0 s\"\n", 24, "no time"),
+        ("[policy]\nfiles = [\"a\"]\nsettings.x = nan\n", 24, "no number"),
+        (
+            "[policy]\nfiles = [\"a\"]\n[policy.limit]\n",
+            24,
+            "unknown field `limit`",
+        ),
+    ] {
+        match parse(&format!("{GOOD}\n{policy}")) {
+            Err(PipelineError::Config { at, problem, hint }) => {
+                assert!(problem.contains(says), "{policy}: {problem:?} should say {says:?}");
+                assert_eq!(at.line, line, "{policy}: {problem}");
+                assert!(!hint.is_empty());
+            }
+            other => panic!("{policy}: {other:?}"),
+        }
+    }
+    // A component needs no scripts.
+    let hash = "a".repeat(64);
+    parse(&format!(
+        "{GOOD}\n[policy]\nuse = {{ path = \"a.wasm\", sha256 = \"{hash}\" }}\n"
+    ))
+    .unwrap();
+}
+
+#[test]
+fn recipients_may_be_marked_as_kept_offline() {
+    let given = |list: &str| parse(&GOOD.replace("[\"age1x\"]", list));
+    let repository = given("[\"age1x\", { key = \"age1y\", offline = true }, { key = \"age1z\" }]")
+        .unwrap()
+        .repository;
+    assert_eq!(repository.recipients, ["age1x", "age1y", "age1z"]);
+    assert_eq!(repository.offline.into_iter().collect::<Vec<_>>(), ["age1y"]);
+    for (bad, says) in [
+        ("[{ key = \"AGE-SECRET-KEY-1X\", offline = true }]", "identity"),
+        ("[{ key = \"age1y\", online = true }]", "unknown field `online`"),
+        ("[{ offline = true }]", "missing field `key`"),
+        ("[7]", "recipient"),
+    ] {
+        let error = given(bad).unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains("toml:6"), "{bad}: {error}");
+    }
+}

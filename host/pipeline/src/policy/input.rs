@@ -411,3 +411,6 @@ pub async fn backups(repository: &Repository) -> Result<Vec<Backup>, PipelineErr
 pub fn newest_first(backups: &mut [Backup]) {
     backups.sort_by(|a, b| (b.taken_at_unix_seconds, &b.id).cmp(&(a.taken_at_unix_seconds, &a.id)));
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,13 @@
 //! every backup), and that what is asked is what docs/POLICY.md says. What it must never do: let a run or a restore go
 //! on because a policy could not be read.
 
+pub mod accept;
 pub mod approvals;
+pub mod explain;
 pub mod input;
 mod person;
 mod scripts;
+pub mod test;
 
 use crate::body::Judgement;
 use crate::config::{Pipeline, PolicyConfig, Use};
@@ -48,6 +51,15 @@ impl Question {
             Question::JudgeResult => "judge-result",
             Question::Retention => "retention",
             Question::MayRestore => "may-restore",
+        }
+    }
+
+    fn to_guest(self) -> sandbox::Question {
+        match self {
+            Question::MayRun => sandbox::Question::MayRun,
+            Question::JudgeResult => sandbox::Question::JudgeResult,
+            Question::Retention => sandbox::Question::Retention,
+            Question::MayRestore => sandbox::Question::MayRestore,
         }
     }
 
@@ -106,12 +118,15 @@ impl Policy {
     pub async fn load(pipeline: &Pipeline, engine: &Engine) -> Result<Option<Policy>, PipelineError> {
         match &pipeline.policy {
             None => Ok(None),
-            Some(config) => Policy::of(config, engine).await.map(Some),
+            Some(config) => Policy::of(config, scripts::read(config)?, engine).await.map(Some),
         }
     }
 
-    async fn of(config: &PolicyConfig, engine: &Engine) -> Result<Policy, PipelineError> {
-        let scripts = scripts::read(config)?;
+    async fn of(
+        config: &PolicyConfig,
+        scripts: Vec<sandbox::Script>,
+        engine: &Engine,
+    ) -> Result<Policy, PipelineError> {
         let guest = guest(config, scripts, engine).await?;
         let wrong = |problem: String, hint: &str| PipelineError::Config {
             at: config.at.clone(),
@@ -178,10 +193,7 @@ impl Policy {
 
     /// May this run start?
     pub async fn may_run(&self, input: &input::MayRun, reporter: &dyn Reporter) -> Result<Permission, PipelineError> {
-        let decision = self.guest.may_run(&json(input)?).await;
-        let permission = Permission::new(Question::MayRun, decision);
-        reporter.event(permission.event());
-        Ok(permission)
+        self.permit(Question::MayRun, input, reporter).await
     }
 
     /// May this restore go ahead?
@@ -190,47 +202,102 @@ impl Policy {
         input: &input::MayRestore,
         reporter: &dyn Reporter,
     ) -> Result<Permission, PipelineError> {
-        let decision = self.guest.may_restore(&json(input)?).await;
-        let permission = Permission::new(Question::MayRestore, decision);
-        reporter.event(permission.event());
-        Ok(permission)
+        self.permit(Question::MayRestore, input, reporter).await
+    }
+
+    async fn permit(
+        &self,
+        question: Question,
+        input: &impl Serialize,
+        reporter: &dyn Reporter,
+    ) -> Result<Permission, PipelineError> {
+        let said = self.ask(question, &json(input)?).await;
+        reporter.event(said.event(question));
+        Ok(Permission {
+            question,
+            allowed: said.outcome == Outcome::Allowed,
+            reasons: said.reasons,
+            failure: said.failure,
+        })
     }
 
     /// Is this result normal? What cannot be asked counts as suspect as well.
     pub async fn judge(&self, input: Result<input::JudgeResult, PipelineError>, reporter: &dyn Reporter) -> Judgement {
-        let json = input.and_then(|i| json(&i));
-        let judgement = match json {
-            Ok(json) => {
-                let judged = self.guest.judge_result(&json).await;
-                Judgement {
-                    suspect: judged.suspect,
-                    reasons: judged.reasons,
-                    failure: judged.failure,
-                }
-            }
-            Err(e) => Judgement {
-                suspect: true,
+        let said = match input.and_then(|i| json(&i)) {
+            Ok(json) => self.ask(Question::JudgeResult, &json).await,
+            Err(e) => Said {
+                outcome: Outcome::Suspect,
                 reasons: Vec::new(),
                 failure: Some(e.to_string()),
             },
         };
-        reporter.event(Event::Policy {
-            question: Question::JudgeResult,
-            outcome: if judgement.suspect {
-                Outcome::Suspect
-            } else {
-                Outcome::Normal
-            },
-            reasons: judgement.reasons.clone(),
-            failure: judgement.failure.clone(),
-        });
-        judgement
+        reporter.event(said.event(Question::JudgeResult));
+        Judgement {
+            suspect: said.outcome != Outcome::Normal,
+            reasons: said.reasons,
+            failure: said.failure,
+        }
+    }
+
+    /// One question as it is decided.
+    async fn ask(&self, question: Question, input: &str) -> Said {
+        let permission = |d: sandbox::Decision| Said {
+            outcome: if d.allowed { Outcome::Allowed } else { Outcome::Refused },
+            reasons: d.reasons,
+            failure: d.failure,
+        };
+        match question {
+            Question::MayRun => permission(self.guest.may_run(input).await),
+            Question::MayRestore => permission(self.guest.may_restore(input).await),
+            Question::JudgeResult => {
+                let judged = self.guest.judge_result(input).await;
+                Said {
+                    outcome: if judged.suspect {
+                        Outcome::Suspect
+                    } else {
+                        Outcome::Normal
+                    },
+                    reasons: judged.reasons,
+                    failure: judged.failure,
+                }
+            }
+            Question::Retention => {
+                let said = self.guest.retention(&ids(input), input).await;
+                Said {
+                    outcome: match said.failure {
+                        None => Outcome::Decided,
+                        Some(_) => Outcome::KeptAll,
+                    },
+                    reasons: Vec::new(),
+                    failure: said.failure,
+                }
+            }
+        }
     }
 
     /// Which of the backups are kept, and why. Without an answer all.
     pub async fn retention(&self, input: &input::Retention) -> Result<sandbox::Retention, PipelineError> {
         let ids = input.backups.iter().map(|b| b.id.clone()).collect();
         Ok(self.guest.retention(&ids, &json(input)?).await)
+    }
+}
+
+/// What came of asking.
+#[derive(Debug, Clone)]
+struct Said {
+    outcome: Outcome,
+    reasons: Vec<String>,
+    failure: Option<String>,
+}
+
+impl Said {
+    fn event(&self, question: Question) -> Event {
+        Event::Policy {
+            question,
+            outcome: self.outcome,
+            reasons: self.reasons.clone(),
+            failure: self.failure.clone(),
+        }
     }
 }
 
@@ -247,28 +314,6 @@ pub struct Permission {
 }
 
 impl Permission {
-    fn new(question: Question, decision: sandbox::Decision) -> Permission {
-        Permission {
-            question,
-            allowed: decision.allowed,
-            reasons: decision.reasons,
-            failure: decision.failure,
-        }
-    }
-
-    fn event(&self) -> Event {
-        Event::Policy {
-            question: self.question,
-            outcome: if self.allowed {
-                Outcome::Allowed
-            } else {
-                Outcome::Refused
-            },
-            reasons: self.reasons.clone(),
-            failure: self.failure.clone(),
-        }
-    }
-
     /// The reasons, or that there was no answer.
     pub fn why(&self) -> String {
         why(&self.reasons, self.failure.as_deref())
@@ -329,9 +374,13 @@ async fn guest(
             )
         }
     };
+    let name = match &config.origin {
+        Use::BuiltIn(language) => language.clone(),
+        Use::File { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    };
     // Compiling an interpreter takes seconds where the cache is empty; other tasks go on meanwhile.
     tokio::task::block_in_place(|| {
-        let loading = engine.load_policy("policy", &wasm, origin, scripts, &config.limits);
+        let loading = engine.load_policy(&name, &wasm, origin, scripts, &config.limits);
         tokio::runtime::Handle::current().block_on(loading)
     })
     .map_err(|e| {
@@ -340,6 +389,21 @@ async fn guest(
             "nothing is done without the policy: mend it, or take [policy] out",
         )
     })
+}
+
+/// The ids of the backups in an input of ours.
+fn ids(input: &str) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Input {
+        backups: Vec<Id>,
+    }
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    // What does not read here does not read in the guest either, and is its failure to tell.
+    let read = serde_json::from_str::<Input>(input).map(|i| i.backups.into_iter().map(|b| b.id).collect());
+    read.unwrap_or_default()
 }
 
 fn json(input: &impl Serialize) -> Result<String, PipelineError> {

@@ -11,6 +11,29 @@ const MOST_BYTES: u64 = 1 << 20;
 const SCRIPT: &str = ".rego";
 const TEST: &str = "_test.rego";
 
+/// Scripts, data and the tests beside the scripts.
+pub fn read_with_tests(config: &PolicyConfig) -> Result<Vec<Script>, PipelineError> {
+    let mut scripts = read(config)?;
+    for file in &config.files {
+        let tests = if file.path.is_dir() {
+            names(&file.at, &file.path, |n| n.ends_with(TEST))?
+        } else {
+            let text = file.path.to_string_lossy();
+            let beside = text
+                .strip_suffix(SCRIPT)
+                .map(|stem| PathBuf::from(format!("{stem}{TEST}")));
+            beside.into_iter().filter(|path| path.exists()).collect()
+        };
+        for path in tests {
+            let test = script(&file.at, &path)?;
+            if !scripts.iter().any(|s| s.name == test.name) {
+                scripts.push(test);
+            }
+        }
+    }
+    Ok(scripts)
+}
+
 /// Scripts and data, in the order given.
 pub fn read(config: &PolicyConfig) -> Result<Vec<Script>, PipelineError> {
     let mut scripts = Vec::new();
@@ -23,7 +46,7 @@ pub fn read(config: &PolicyConfig) -> Result<Vec<Script>, PipelineError> {
                     "name each file",
                 ));
             }
-            let found = in_directory(file)?;
+            let found = names(&file.at, &file.path, |n| n.ends_with(SCRIPT) && !n.ends_with(TEST))?;
             if found.is_empty() {
                 return Err(wrong(
                     file,
@@ -62,14 +85,23 @@ pub fn read(config: &PolicyConfig) -> Result<Vec<Script>, PipelineError> {
     Ok(scripts)
 }
 
-/// The scripts of a directory without their tests, in order of their names.
-fn in_directory(file: &PolicyFile) -> Result<Vec<PathBuf>, PipelineError> {
-    let failed = |e: std::io::Error| wrong(file, &format!("cannot be read: {e}"), "name a directory of .rego files");
+/// The files of a directory whose names fit, in order.
+pub fn names(at: &At, dir: &Path, fits: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, PipelineError> {
+    let failed = |e: std::io::Error| {
+        let file = PolicyFile {
+            at: at.clone(),
+            path: dir.to_owned(),
+        };
+        wrong(
+            &file,
+            &format!("cannot be read: {e}"),
+            "name a directory of .rego files",
+        )
+    };
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&file.path).map_err(failed)? {
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let name = path.to_string_lossy();
-        if name.ends_with(SCRIPT) && !name.ends_with(TEST) {
+        if path.file_name().is_some_and(|n| fits(&n.to_string_lossy())) {
             found.push(path);
         }
     }
