@@ -57,7 +57,7 @@ async fn split_tables_in_both_formats_come_back_whole() {
         &cluster,
         "big",
         "CREATE TABLE narrow (a bigint, b int, c text, d text); INSERT INTO narrow SELECT g, g % 7, 'k' || g % 7, 'v' || g FROM generate_series(1, 60000) g;
-         CREATE TABLE texts (a bigint, b text, c text); INSERT INTO texts SELECT g, E'k\\\n\t' || g % 7, 'v' || g FROM generate_series(1, 60000) g;
+         CREATE TABLE texts (a bigint, b text, c text); INSERT INTO texts SELECT g, E'k\\\n\t' || repeat((g % 7)::text, 60), 'v' || repeat(g::text, 9) FROM generate_series(1, 60000) g;
          CREATE TABLE wide (id bigint PRIMARY KEY, body text, raw bytea);
          INSERT INTO wide SELECT g, repeat(md5(g::text), 20), decode(repeat(md5(g::text), 30), 'hex') FROM generate_series(1, 9000) g;
          UPDATE wide SET body = body || 'x' WHERE id % 3 = 0; DELETE FROM wide WHERE id % 5 = 0;
@@ -67,7 +67,7 @@ async fn split_tables_in_both_formats_come_back_whole() {
     let source = connection(&cluster, "big");
     let request = DumpRequest {
         split_over_bytes: 1 << 20,
-        jobs: 4,
+        jobs: 12,
         ..DumpRequest::default()
     };
     let (plan, report, reader) = dump(&source, &request).await;

@@ -96,7 +96,7 @@ impl Core {
         if !(1..=19).contains(&level) {
             return Err(RepositoryError::refused(
                 format!("compression level {level} is not one"),
-                "use 1 (fast) to 19 (small); 3 is a good start",
+                "use 1 (fast) to 19 (small); 2 is a good start",
             ));
         }
         let bytes = match store.get(&names::config()?).await {

@@ -104,7 +104,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            compression_level: 3,
+            compression_level: 2,
             pack_bytes: 16 << 20,
             uploads: 2,
             trusted_writers: Vec::new(),

@@ -172,6 +172,39 @@ async fn an_unchanged_table_is_stored_once_and_a_changed_one_mostly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn chunks_do_not_depend_on_how_the_writes_fall() {
+    let place = Place::new().await;
+    let open = place.writing().await;
+    let writing = open.begin(START).await.unwrap();
+    for spec in [LaneSpec::TABLE, LaneSpec::FILES] {
+        let mut bytes = rows(7, 90_000);
+        bytes.extend(noise(3, 9 << 20));
+        let mut contents = Vec::new();
+        for (seed, longest) in [
+            (1u64, 20_000_000u64),
+            (2, 300_000),
+            (3, 70_000),
+            (4, 9_000),
+            (5, 700_000),
+        ] {
+            let mut lane = writing.lane(spec).unwrap();
+            let (mut rest, mut state) = (Bytes::from(bytes.clone()), seed);
+            while !rest.is_empty() {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                let length = ((state >> 33) % longest) as usize;
+                lane.write(rest.split_to(length.min(rest.len()))).await.unwrap();
+            }
+            contents.push(lane.cut().await.unwrap());
+            lane.close().await.unwrap();
+        }
+        assert_eq!(contents[0].bytes, bytes.len() as u64);
+        assert!(contents.windows(2).all(|two| two[0] == two[1]), "{contents:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn content_is_adopted_only_when_all_of_it_is_there() {
     let place = Place::new().await;
     let table = rows(1, 30_000);

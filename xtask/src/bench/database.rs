@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// Where below the cache folder compiled components lie.
+const COMPILED: &str = "components";
+
 /// Made once, used by all rounds.
 pub struct World {
     suite: Suite,
@@ -130,6 +133,17 @@ impl World {
         self.suite.path().join("peer.dump")
     }
 
+    /// The server's first process.
+    pub fn server(&self) -> Option<u32> {
+        let file = self.suite.cluster.data_dir().join("postmaster.pid");
+        std::fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()
+    }
+
+    /// How to reach the database, for whoever wants to look.
+    pub fn address(&self) -> String {
+        format!("{} ({})", self.suite.database.url(), self.suite.path().display())
+    }
+
     /// A program of the server's version.
     pub fn program(&self, name: &str) -> PathBuf {
         self.suite.cluster.bin_dir().join(name)
@@ -155,11 +169,29 @@ impl World {
         command
     }
 
-    /// An empty repository, and nothing remembered of an earlier one.
-    pub fn fresh_repository(&self) -> Result {
-        for folder in [self.repository(), self.suite.path().join("cache")] {
-            if folder.exists() {
-                std::fs::remove_dir_all(&folder).map_err(io(&folder))?;
+    /// An empty repository, and nothing remembered of an earlier one; compiled components stay where asked for.
+    pub fn fresh_repository(&self, keep_compiled: bool) -> Result {
+        let cache = self.suite.path().join("cache");
+        let mut gone = vec![self.repository()];
+        match std::fs::read_dir(&cache) {
+            Ok(entries) => {
+                let entries = entries
+                    .flatten()
+                    .filter(|e| !(keep_compiled && e.file_name() == COMPILED));
+                gone.extend(entries.map(|e| e.path()));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(io(&cache)(e)),
+        }
+        for path in gone {
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(e)),
+                _ => {}
             }
         }
         shell::quiet(&mut self.essrun(&["init", "pipeline.toml"])).map(drop)

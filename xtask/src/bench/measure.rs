@@ -1,4 +1,5 @@
-//! Runs a command and measures it: wall time, and the peak of resident memory of all its processes together.
+//! Runs a command and measures it: wall time, processor time (its own and the server's), and the peak of resident memory
+//! of all its processes together. Processor time is what a busy machine cannot spoil.
 
 use crate::shell::{Problem, Result};
 use std::collections::HashMap;
@@ -12,6 +13,10 @@ const EVERY: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Measured {
     pub seconds: f64,
+    /// Of the command and all it started.
+    pub cpu: f64,
+    /// Of the database server, in the same time.
+    pub server_cpu: f64,
     /// The larger of: the largest sum seen, the largest high-water mark of a single process.
     pub peak_memory: u64,
 }
@@ -21,6 +26,8 @@ impl Measured {
     pub fn then(&self, next: &Measured) -> Measured {
         Measured {
             seconds: self.seconds + next.seconds,
+            cpu: self.cpu + next.cpu,
+            server_cpu: self.server_cpu + next.server_cpu,
             peak_memory: self.peak_memory.max(next.peak_memory),
         }
     }
@@ -28,11 +35,19 @@ impl Measured {
 
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:6.1} s, peak {} MB", self.seconds, self.peak_memory / 1_000_000)
+        write!(
+            f,
+            "{:6.1} s, processor {:.1} s + server {:.1} s, peak {} MB",
+            self.seconds,
+            self.cpu,
+            self.server_cpu,
+            self.peak_memory / 1_000_000
+        )
     }
 }
 
-pub fn run(command: &mut Command) -> Result<Measured> {
+/// `server`: the process id of the database server's first process.
+pub fn run(command: &mut Command, server: Option<u32>) -> Result<Measured> {
     let shown = format!("{command:?}");
     let not_run = |cause| Problem::NotRun {
         program: shown.clone(),
@@ -42,6 +57,7 @@ pub fn run(command: &mut Command) -> Result<Measured> {
     let for_child = errors
         .try_clone()
         .map_err(|e| Problem::Other(format!("a temporary file: {e}")))?;
+    let before = (of_children("self"), server.map_or(0.0, of_server));
     let begun = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -74,6 +90,8 @@ pub fn run(command: &mut Command) -> Result<Measured> {
     }
     Ok(Measured {
         seconds,
+        cpu: of_children("self") - before.0,
+        server_cpu: server.map_or(0.0, of_server) - before.1,
         peak_memory: peak.into_inner(),
     })
 }
@@ -84,6 +102,34 @@ fn rest_of(mut file: std::fs::File) -> String {
     // Only to explain a failure that is reported anyway.
     let _ = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What `/proc/PID/stat` says, from its third field on.
+fn stat(process: &str) -> Vec<String> {
+    // A process may end while it is looked at: then it says nothing.
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    fields.split_whitespace().map(str::to_owned).collect()
+}
+
+fn ticks(stat: &[String], fields: [usize; 2]) -> f64 {
+    let sum: u64 = fields.iter().filter_map(|at| stat.get(*at)?.parse::<u64>().ok()).sum();
+    sum as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Processor time of the ended children of a process, and of theirs.
+fn of_children(process: &str) -> f64 {
+    ticks(&stat(process), [13, 14])
+}
+
+/// Processor time of a server: its ended sessions and those that run.
+fn of_server(first: u32) -> f64 {
+    let running = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| {
+        let stat = stat(&entry.file_name().to_string_lossy());
+        let ours = stat.get(1).is_some_and(|parent| *parent == first.to_string());
+        if ours { ticks(&stat, [11, 12]) } else { 0.0 }
+    });
+    of_children(&first.to_string()) + running.sum::<f64>()
 }
 
 /// Resident bytes of a process and all below it; or the high-water mark of one of them, where that is more.
@@ -150,11 +196,42 @@ mod tests {
     }
 
     #[test]
+    fn processor_time_of_children_and_of_servers_counts() {
+        let work = "import time\nwhile time.process_time() < 0.3: pass";
+        let nested = format!("import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {work:?}]))");
+        let measured = run(Command::new("python3").args(["-c", &nested]), None).unwrap();
+        assert!(measured.cpu >= 0.29 && measured.server_cpu == 0.0, "{measured}");
+        // A "server" whose child works and runs on.
+        let child = format!("{work}\ntime.sleep(60)");
+        let mut server = Command::new("sh")
+            .args(["-c", "python3 -c \"$1\" & wait", "sh", &child])
+            .spawn()
+            .unwrap();
+        let id = server.id();
+        let before = of_server(id);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while of_server(id) - before < 0.29 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(of_server(id) - before >= 0.29);
+        let inner: Vec<u32> = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| stat(&pid.to_string()).get(1).is_some_and(|p| *p == id.to_string()))
+            .collect();
+        for pid in inner {
+            Command::new("kill").arg(pid.to_string()).status().unwrap();
+        }
+        server.wait().unwrap();
+    }
+
+    #[test]
     fn memory_of_children_counts() {
         let script = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import time; b = bytearray(90_000_000); time.sleep(0.5)']))";
-        let measured = run(Command::new("python3").args(["-c", script])).unwrap();
+        let measured = run(Command::new("python3").args(["-c", script]), None).unwrap();
         assert!((90_000_000..400_000_000).contains(&measured.peak_memory), "{measured}");
-        let failed = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]))
+        let failed = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]), None)
             .unwrap_err()
             .to_string();
         assert!(failed.contains("why") && failed.contains('3'), "{failed}");

@@ -22,6 +22,8 @@ pub enum Bench {
     Restore(Options),
     /// Both, on one database
     Both(Options),
+    /// Makes the database once, then does what each line of standard input asks: `backup [ROUNDS]`, `restore [ROUNDS]`
+    Repeat(Options),
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -40,17 +42,19 @@ pub fn run(what: Bench) -> Result {
     let (options, backup, restore) = match what {
         Bench::Backup(options) => (options, true, false),
         Bench::Restore(options) => (options, false, true),
-        Bench::Both(options) => (options, true, true),
+        Bench::Both(options) | Bench::Repeat(options) => (options, true, true),
     };
     // Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
     let done = std::panic::catch_unwind(|| -> Result {
         let world = World::make(binary, options.events)?;
+        first_run(&world)?;
+        if let Bench::Repeat(_) = what {
+            return repeat(&world, options.rounds);
+        }
         if backup {
             compare_backups(&world, options.rounds)?;
         } else {
-            // Something to restore from.
-            world.fresh_repository()?;
-            shell::quiet(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+            // Something to restore from; the first run has made ours.
             shell::quiet(&mut peers::backup(&world))?;
         }
         if restore {
@@ -65,14 +69,42 @@ pub fn run(what: Bench) -> Result {
     })
 }
 
+/// A site's first run compiles its components, all others find them compiled: so it is no part of the comparison.
+fn first_run(world: &World) -> Result {
+    world.fresh_repository(false)?;
+    let first = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]), world.server())?;
+    println!("\nfirst run, compiling components: {first}");
+    Ok(())
+}
+
+fn repeat(world: &World, rounds: u32) -> Result {
+    println!("ready: {}", world.address());
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|e| Problem::Other(format!("standard input: {e}")))?;
+        let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let rounds = rest.parse().unwrap_or(rounds);
+        let done = match word {
+            "backup" => compare_backups(world, rounds),
+            "restore" => compare_restores(world, rounds),
+            "" => Ok(()),
+            other => Err(Problem::Other(format!("`{other}`? Say backup or restore"))),
+        };
+        match done {
+            Ok(()) => println!("done"),
+            Err(e) => println!("{e}"),
+        }
+    }
+    Ok(())
+}
+
 fn compare_backups(world: &World, rounds: u32) -> Result {
     println!("\nbackup, {rounds} rounds, taking turns");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let peer = measure::run(&mut peers::backup(world))?;
+        let peer = measure::run(&mut peers::backup(world), world.server())?;
         println!("  round {round}: pg_dump | zstd | age   {peer}");
-        world.fresh_repository()?;
-        let own = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+        world.fresh_repository(true)?;
+        let own = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]), world.server())?;
         println!("  round {round}: essrun                 {own}");
         theirs.push(peer);
         ours.push(own);
@@ -93,9 +125,9 @@ fn compare_restores(world: &World, rounds: u32) -> Result {
     println!("\nrestore, {rounds} rounds, taking turns; ours also verifies and analyzes");
     let (mut ours, mut theirs, mut theirs_from_file) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let unpacked = measure::run(&mut peers::unpack(world))?;
+        let unpacked = measure::run(&mut peers::unpack(world), world.server())?;
         world.new_database("peer")?;
-        let loaded = measure::run(&mut peers::restore(world, "peer"))?;
+        let loaded = measure::run(&mut peers::restore(world, "peer"), world.server())?;
         world.drop_database("peer")?;
         let whole = unpacked.then(&loaded);
         println!(
@@ -103,7 +135,7 @@ fn compare_restores(world: &World, rounds: u32) -> Result {
             loaded.seconds
         );
         let target = world.restore_target(round);
-        let own = measure::run(&mut world.essrun(&target.arguments()))?;
+        let own = measure::run(&mut world.essrun(&target.arguments()), world.server())?;
         println!("  round {round}: essrun restore                     {own}");
         world.check_restored(&target.database)?;
         world.drop_database(&target.database)?;
@@ -124,10 +156,13 @@ fn compare_restores(world: &World, rounds: u32) -> Result {
 fn verdict(what: &str, ours: &[Measured], theirs: &[Measured], aim: f64) {
     let seconds = |runs: &[Measured]| median(runs.iter().map(|m| m.seconds));
     let memory = |runs: &[Measured]| runs.iter().map(|m| m.peak_memory).max().unwrap_or(0) / 1_000_000;
+    let cpu = |runs: &[Measured]| median(runs.iter().map(|m| m.cpu + m.server_cpu));
     let (own, peer) = (seconds(ours), seconds(theirs));
     println!(
-        "{what}: essrun {own:.1} s, peer {peer:.1} s: ratio {:.2} (aim ≤ {aim}); peak memory {} MB (aim < 256), peer {} MB",
+        "{what}: essrun {own:.1} s, peer {peer:.1} s: ratio {:.2} (aim ≤ {aim}); processor time with the server's: ratio {:.2}; \
+         peak memory {} MB (aim < 256), peer {} MB",
         own / peer,
+        cpu(ours) / cpu(theirs),
         memory(ours),
         memory(theirs)
     );

@@ -24,7 +24,7 @@ pub async fn all(
         let mut sources = open::sources(pipeline, loaded, reporter).await?;
         let mut again = false;
         for one in sources.components.iter_mut().filter(|c| c.failed.is_none()) {
-            match plan::ask(one, &sources.groups, pipeline.run.jobs).await {
+            match plan::ask(one, &sources.groups, pipeline.run.takers).await {
                 Ok(()) => {}
                 Err(PipelineError::Changed { what, problem }) if tried < TRIES => {
                     tracing::info!("{what}: {problem}");

@@ -122,7 +122,7 @@ async fn files(
             name: name.clone(),
             sensitivity,
             rescan: options.rescan,
-            jobs: pipeline.run.jobs,
+            jobs: pipeline.run.takers,
         };
         let report = essrun_volume::archive::execute(volume, request, archive, writer.clone(), progress.clone())
             .await

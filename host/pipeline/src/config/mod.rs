@@ -49,6 +49,9 @@ pub struct RepositoryConfig {
 pub struct RunConfig {
     /// Parallel workers for a database or volume.
     pub jobs: usize,
+    /// As many when a backup is taken. Each holds a pack and frames in the making, 32 MiB at most: so with four, what is
+    /// held stays the same whatever the number of cores or the size of what is read.
+    pub takers: usize,
     /// Names a person gives to the machine; kept in the manifest.
     pub host: Option<String>,
 }
@@ -367,7 +370,7 @@ impl Checker<'_> {
                     .map(str::to_owned),
             );
         }
-        let level = raw.compression_level.as_ref().map_or(3, |l| *l.get_ref());
+        let level = raw.compression_level.as_ref().map_or(2, |l| *l.get_ref());
         if let Some(given) = &raw.compression_level
             && !(1..=19).contains(&level)
         {
@@ -399,7 +402,12 @@ impl Checker<'_> {
                     .error(self.places.of(n), "jobs is out of range", "use 1 to 64"));
             }
         };
-        Ok(RunConfig { jobs, host: raw.host })
+        let takers = if raw.jobs.is_some() { jobs } else { jobs.min(4) };
+        Ok(RunConfig {
+            jobs,
+            takers,
+            host: raw.host,
+        })
     }
 
     fn status(&self, raw: raw::Status) -> Result<StatusConfig, PipelineError> {

@@ -147,7 +147,13 @@ impl Flow {
         let spare = locked(&self.compressors).pop();
         let mut compressor = match spare {
             Some(compressor) => compressor,
-            None => zstd::bulk::Compressor::new(self.core.options.compression_level).map_err(failed)?,
+            None => {
+                let mut new = zstd::bulk::Compressor::new(self.core.options.compression_level).map_err(failed)?;
+                // A window over the whole frame: low levels would look back half as far.
+                let window = zstd::zstd_safe::CParameter::WindowLog(FRAME_TARGET.ilog2());
+                new.set_parameter(window).map_err(failed)?;
+                new
+            }
         };
         let frame = compressor.compress(plain).map_err(failed)?;
         locked(&self.compressors).push(compressor);

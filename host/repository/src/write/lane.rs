@@ -15,9 +15,6 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 pub(crate) const INLINE_CHUNKS: usize = 8;
 /// References held in memory before they are chunked themselves.
 const SPILL_AT: usize = 8192;
-/// Incoming bytes are looked at in steps of this size, so one huge write needs no huge copy.
-const STEP: usize = 256 << 10;
-
 /// One ordered flow of bytes into packs of its own.
 pub(super) struct RepositoryLane {
     flow: Arc<Flow>,
@@ -50,21 +47,37 @@ impl RepositoryLane {
         self.flow.counters.read.fetch_add(bytes.len() as u64, Relaxed);
         self.piece_bytes += bytes.len() as u64;
         let window = self.cutter.window();
-        while !bytes.is_empty() {
-            // Whole windows are cut where they lie; only what is left between two writes is copied.
-            if self.pending.is_empty() && bytes.len() >= window {
-                let length = self.cutter.next(bytes.get(..window).unwrap_or_default());
-                let chunk = bytes.split_to(length);
-                let kept = self.packer.keep(&chunk).await?;
-                self.refs.push(kept).await?;
-                continue;
+        // What the write before left is cut together with as much of this one as the decision takes.
+        while !self.pending.is_empty() {
+            let left = self.pending.len();
+            let more = bytes.len().min(window.saturating_sub(left));
+            self.pending.extend_from_slice(bytes.get(..more).unwrap_or_default());
+            if self.pending.len() < window {
+                return Ok(());
             }
-            let step = bytes.split_to(bytes.len().min(STEP));
-            self.pending.extend_from_slice(&step);
-            while self.pending.len() >= window {
-                self.cut_one().await?;
+            let length = self.cutter.next(&self.pending);
+            let kept = self.packer.keep(self.pending.get(..length).unwrap_or_default()).await?;
+            self.refs.push(kept).await?;
+            match length.checked_sub(left) {
+                Some(of_this) => {
+                    self.pending.clear();
+                    bytes.advance(of_this);
+                }
+                // The rest of what was left; what was borrowed of this write is still in it.
+                None => {
+                    self.pending.truncate(left);
+                    self.pending.advance(length);
+                }
             }
         }
+        // From here on chunks are cut where they lie, and only the end is copied.
+        while bytes.len() >= window {
+            let length = self.cutter.next(bytes.get(..window).unwrap_or_default());
+            let chunk = bytes.split_to(length);
+            let kept = self.packer.keep(&chunk).await?;
+            self.refs.push(kept).await?;
+        }
+        self.pending.extend_from_slice(&bytes);
         Ok(())
     }
 
