@@ -3,13 +3,17 @@
 
     essrun_read.py REPOSITORY IDENTITY list
     essrun_read.py REPOSITORY IDENTITY cat BACKUP ARTIFACT > FILE
+    essrun_read.py REPOSITORY IDENTITY tree BACKUP ARTIFACT NEW-DIRECTORY
 
 REPOSITORY is a directory, IDENTITY an age identity file, BACKUP the beginning of a backup's name or `latest`.
+`cat` writes an artifact's bytes (all parts of a table, one after the other), `tree` the files of a volume.
 It checks SHA-256 sums and lengths; signatures and chunk ids need Ed25519 and BLAKE3, which Python does not bring.
 """
 
+import base64
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -54,10 +58,13 @@ class Backup:
     def __init__(self, root, identity, manifest):
         self.root, self.identity = root, identity
         self.claim, payload = document(manifest.read_bytes(), "manifest")
+        revised = revision(root, manifest)
+        if revised:
+            self.claim, payload = revised
         self.sealed = json.loads(unseal(identity, payload))
         self.places = {}  # chunk id: (pack, position, length)
         self.opened = (None, b"")  # one pack at a time
-        for line in self.object(self.claim["list"]).decode().splitlines():
+        for line in set(self.object(self.claim["list"]).decode().split("\n")) - {""}:
             name = line.split("  ", 1)[1]
             if name.startswith("index/"):
                 self.read_index(name)
@@ -102,6 +109,84 @@ class Backup:
             fail("a content is shorter or longer than it was said to be")
 
 
+    def artifact(self, name):
+        for artifact in self.sealed["artifacts"]:
+            if artifact["name"] == name:
+                return artifact
+        fail(f"the backup has no artifact {name}")
+
+    def bytes_of(self, artifact):
+        """An artifact's bytes; a table that was split has further contents in its meta."""
+        yield from self.content(artifact["content"])
+        if artifact["kind"] == "postgres-table":
+            for part in artifact["meta"]["parts"][1:]:
+                yield from self.content(part["content"])
+
+
+def revision(root, manifest):
+    """The revision of a manifest that counts: its claim and payload."""
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    found = (root / "revisions" / manifest.parent.name).glob(manifest.stem + ".*.revision")
+    for path in sorted(found, reverse=True):
+        claim, payload = document(path.read_bytes(), "revision")
+        if claim["manifest"] == digest:
+            return claim, payload
+    return None
+
+
+def name_bytes(name):
+    return bytes.fromhex(name["hex"]) if isinstance(name, dict) else name.encode()
+
+
+def write_tree(backup, artifact, root):
+    """A volume: files and directories with their attributes, below a new directory."""
+    listing = b"".join(backup.content(artifact["content"]))
+    entries = [json.loads(line) for line in listing.splitlines()]
+    root = os.fsencode(root)
+    directories = []
+    for entry in entries:
+        path = name_bytes(entry["path"])
+        if path and any(part in (b"", b".", b"..") for part in path.split(b"/")):
+            fail(f"the listing has the path {path!r}")
+        target = os.path.join(root, path) if path else root
+        if entry["kind"] == "directory":
+            os.mkdir(target, 0o700)
+            directories.append((target, entry))
+            continue
+        if entry["kind"] == "symlink":
+            os.symlink(name_bytes(entry["target"]), target)
+        elif "hardlink" in entry:
+            os.link(os.path.join(root, name_bytes(entry["hardlink"])), target)
+            continue
+        else:
+            write_file(backup, entry, target)
+        attributes(entry, target)
+    # Directories last and from below: writing into one changes its time.
+    for target, entry in reversed(directories):
+        attributes(entry, target)
+
+
+def write_file(backup, entry, target):
+    with open(target, "xb") as out:
+        data = b"".join(backup.content(entry["content"])) if "content" in entry else b""
+        for offset, length in entry.get("extents", [[0, len(data)]]):
+            out.seek(offset)
+            out.write(data[:length])
+            data = data[length:]
+        out.truncate(entry["size"])
+
+
+def attributes(entry, target):
+    if os.geteuid() == 0:
+        os.chown(target, entry["uid"], entry["gid"], follow_symlinks=False)
+    for name, value in entry.get("xattrs", []):
+        os.setxattr(target, name_bytes(name), base64.b64decode(value), follow_symlinks=False)
+    if entry["kind"] != "symlink":
+        os.chmod(target, entry["mode"])
+    seconds, nanoseconds = entry["mtime"]
+    os.utime(target, ns=(seconds * 10**9 + nanoseconds,) * 2, follow_symlinks=False)
+
+
 def backups(root, identity):
     """Manifests that are not forgotten, oldest first: (backup's name, path)."""
     found = []
@@ -115,27 +200,30 @@ def backups(root, identity):
 
 
 def main(arguments):
-    if len(arguments) < 3 or arguments[2] not in ("list", "cat"):
+    wanted_arguments = {"list": 3, "cat": 5, "tree": 6}
+    if len(arguments) < 3 or wanted_arguments.get(arguments[2]) != len(arguments):
         sys.exit(__doc__)
-    root, identity = pathlib.Path(arguments[0]), arguments[1]
+    root, identity, verb = pathlib.Path(arguments[0]), arguments[1], arguments[2]
     found = backups(root, identity)
-    if arguments[2] == "list":
+    if verb == "list":
         for name, path in found:
             print(name)
             for artifact in Backup(root, identity, path).sealed["artifacts"]:
                 print(f"  {artifact['content']['bytes']:>14}  {artifact['kind']}  {artifact['name']}")
         return
-    wanted, name = arguments[3], arguments[4]
+    wanted = arguments[3]
     matching = [path for backup, path in found if wanted == "latest" or backup.startswith(wanted)]
     if not matching:
         fail(f"no backup begins with {wanted}")
     backup = Backup(root, identity, matching[-1])
-    for artifact in backup.sealed["artifacts"]:
-        if artifact["name"] == name:
-            for data in backup.content(artifact["content"]):
-                sys.stdout.buffer.write(data)
-            return
-    fail(f"the backup has no artifact {name}")
+    artifact = backup.artifact(arguments[4])
+    if verb == "tree":
+        if artifact["kind"] != "volume":
+            fail(f"{artifact['name']} is no file tree")
+        write_tree(backup, artifact, arguments[5])
+        return
+    for data in backup.bytes_of(artifact):
+        sys.stdout.buffer.write(data)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,14 @@ pub enum Verb {
     Forget(ForgetArgs),
     /// Free the space of what no backup needs; --confirm does it
     Prune(PruneArgs),
+    /// Write partly used packs anew, without what nothing needs; --confirm does it
+    Repack(RepackArgs),
+    /// Encrypt what lies in the repository to the recipients of today; --confirm does it
+    Rekey(RekeyArgs),
+    /// Do what can be done about damage; --confirm does it
+    Repair(RepairArgs),
+    /// Replace the writer key by a new one that goes on where it ends; --confirm does it
+    Rotate(RotateArgs),
     /// A backup leaked: what it gives away, what to do in order, and (--apply) what essrun can do itself
     Incident(IncidentArgs),
     /// Try a policy out, ask it why, or overrule it about a suspect backup
@@ -208,6 +216,12 @@ pub struct ForgetArgs {
     /// Really forget; without it nothing is changed
     #[arg(long)]
     pub confirm: bool,
+    /// Bring a forgotten backup back: its id or a unique beginning of it
+    #[arg(long, value_name = "BACKUP", conflicts_with = "confirm")]
+    pub undo: Option<String>,
+    /// With --undo: the grace time that `prune` is run with
+    #[arg(long, default_value = "7d", requires = "undo")]
+    pub grace: String,
 }
 
 #[derive(Args)]
@@ -218,6 +232,57 @@ pub struct PruneArgs {
     #[arg(long, default_value = "7d")]
     pub grace: String,
     /// Really mark and delete; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
+}
+
+#[derive(Args)]
+pub struct RepackArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// File with an age identity: packs are read with it (run this where the identity is, with a copy of the writer key)
+    #[arg(long, short = 'i', value_name = "FILE", required = true, env = "ESSRUN_IDENTITY")]
+    pub identity: Vec<PathBuf>,
+    /// Packs of which at least this many percent are needed by no backup
+    #[arg(long, default_value_t = 20, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub unused: u8,
+    /// Really write; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
+}
+
+#[derive(Args)]
+pub struct RekeyArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// File with an identity that opens what is there now
+    #[arg(long, short = 'i', value_name = "FILE", required = true, env = "ESSRUN_IDENTITY")]
+    pub identity: Vec<PathBuf>,
+    /// Really write; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
+}
+
+#[derive(Args)]
+pub struct RepairArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// File with an age identity; more can be repaired with it
+    #[arg(long, short = 'i', value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// Really repair; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
+}
+
+#[derive(Args)]
+pub struct RotateArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Where to write the new key
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// Really rotate; without it nothing is changed
     #[arg(long)]
     pub confirm: bool,
 }

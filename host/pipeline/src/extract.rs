@@ -47,7 +47,7 @@ pub async fn run(pipeline: &Pipeline, options: ExtractOptions) -> Result<String,
         ));
     }
     let contents = match record.kind.as_str() {
-        dump::KIND_TABLE => dump::table_contents(&record).map_err(|e| PipelineError::source(name.to_string(), e))?,
+        dump::KIND_TABLE => dump::table_contents(&record).map_err(|e| PipelineError::restoring(name.to_string(), e))?,
         _ => vec![record.content.clone()],
     };
     let bytes = match &options.output {
@@ -118,7 +118,7 @@ async fn volume(
         Arc::new(NoProgress),
     )
     .await
-    .map_err(|e| PipelineError::source(record.name.to_string(), e))?;
+    .map_err(|e| PipelineError::restoring(record.name.to_string(), e))?;
     let mut said = format!("{} extracted to {}", record.name, output.display());
     for f in findings {
         said.push_str(&format!("\n{}: {} {}", f.check, f.message, f.remedy));

@@ -12,9 +12,26 @@ pub fn new_identity(output: &Path) -> Result<String, PipelineError> {
     Ok(identity.recipient())
 }
 
-/// Makes a writer key.
-pub fn new_writer(output: &Path) -> Result<(), PipelineError> {
-    WriterKey::generate().save(output).map_err(|e| key_error(output, e))
+/// Makes a writer key; answers its public half.
+pub fn new_writer(output: &Path) -> Result<String, PipelineError> {
+    let key = WriterKey::generate();
+    key.save(output).map_err(|e| key_error(output, e))?;
+    Ok(key.public().to_string())
+}
+
+/// Makes the key that takes the place of the pipeline's writer key. A file that an earlier, interrupted rotation of the
+/// same key wrote is taken.
+pub fn rotated_writer(old: &WriterKey, output: &Path) -> Result<WriterKey, PipelineError> {
+    if output.exists() {
+        let there = WriterKey::load(output).map_err(|e| key_error(output, e))?;
+        return match there.follows(&old.public()) {
+            true => Ok(there),
+            false => Err(key_error(output, "it is there and holds another key")),
+        };
+    }
+    let new = old.rotated();
+    new.save(output).map_err(|e| key_error(output, e))?;
+    Ok(new)
 }
 
 /// The recipients of a pipeline; a pipeline may have none, until something sensitive is to be written.

@@ -18,6 +18,7 @@ pub mod incident;
 pub mod instant;
 pub mod keys;
 pub mod load;
+pub mod makers;
 pub mod pace;
 pub mod policy;
 pub mod repo;
@@ -27,6 +28,7 @@ pub mod retention;
 pub mod standing;
 pub mod status;
 pub mod time;
+pub mod upkeep;
 pub mod validate;
 pub mod world;
 

@@ -41,6 +41,7 @@ pub async fn open(
         cache_dir: pipeline.repository.cache.clone(),
         options: Options {
             compression_level: pipeline.repository.compression_level,
+            trusted_writers: pipeline.repository.trusted_writers.clone(),
             // A disk writes one pack as fast as two; each one waiting costs its size in memory.
             uploads: if pipeline.repository.url.contains("://") { 2 } else { 1 },
             ..Options::default()
@@ -89,6 +90,8 @@ pub struct Listed {
     pub missing: Vec<String>,
     pub components: Vec<String>,
     pub drill: Option<DrillNote>,
+    /// Objects of it that are lost for good; `show` says what that concerns.
+    pub lost_objects: u64,
 }
 
 /// What is kept of a drill.
@@ -138,6 +141,7 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
                 })
                 .unwrap_or_default(),
             drill,
+            lost_objects: summary.lost_objects,
         });
     }
     Ok(listed)
@@ -185,6 +189,8 @@ pub struct Shown {
     /// Why it is suspect.
     pub suspect: Vec<String>,
     pub drill: Option<DrillNote>,
+    /// Artifacts that cannot be read in full any more, as `repair` found.
+    pub damaged: Vec<essrun_repository::Damaged>,
 }
 
 #[derive(Debug, Serialize)]
@@ -224,6 +230,7 @@ pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Re
         body: body(&summary)?,
         suspect: standing.suspect,
         drill: standing.drill,
+        damaged: backup.damaged().to_vec(),
         artifacts: backup
             .artifacts()
             .iter()
@@ -279,6 +286,9 @@ impl Shown {
                     d.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
                 );
             }
+        }
+        for d in &self.damaged {
+            let _ = writeln!(t, "DAMAGED, cannot be restored: {} ({})", d.artifact, d.why);
         }
         for instant in &self.body.instants {
             let _ = writeln!(t, "instant {}: {}", instant.group, crate::instant::in_words(instant));
@@ -363,7 +373,10 @@ pub async fn check(
         (CheckMode::Public, "public")
     };
     let repository = open(pipeline, writer, identities).await?;
-    let report = repository.check(mode).await.map_err(PipelineError::repository)?;
+    let report = repository
+        .check_with(mode, &crate::makers::AllMakers)
+        .await
+        .map_err(PipelineError::repository)?;
     Ok(Checked {
         depth,
         good: report.is_good(),

@@ -69,7 +69,7 @@ pub async fn consider(
         candidates.push(Candidate {
             created_at: summary.created_at,
             verified: standing.verified_at().is_some(),
-            suspect: standing.state != State::Normal,
+            suspect: standing.state != State::Normal || summary.lost_objects > 0,
             id: summary.id,
         });
     }
@@ -153,6 +153,13 @@ fn merge(decisions: &mut [Decision], keep: &BTreeMap<String, Vec<String>>, alone
             None => d.reasons.push("nor does the policy".to_owned()),
         }
     }
+}
+
+/// Brings a forgotten backup back, while prune with this grace time cannot have touched it.
+pub async fn unforget(pipeline: &Pipeline, wanted: &str, grace: Duration) -> Result<String, PipelineError> {
+    let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
+    let backup = repository.unforget(wanted, grace).await;
+    Ok(backup.map_err(PipelineError::repository)?.to_string())
 }
 
 impl Forgetting {

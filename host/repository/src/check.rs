@@ -6,12 +6,14 @@ use crate::core::Core;
 use crate::envelope::Header;
 use crate::forget::{self, Tombstones};
 use crate::keys::{Recipients, StanzaKind, WriterId};
+use crate::makers::{Makers, Visit};
 use crate::manifest::{self, Manifest};
 use crate::names::{self, Hash, IndexName, PackName};
 use crate::read::{OpenBackup, RefReader};
 use crate::{BackupId, CheckMode, CheckReport, Finding, FindingKind, RepositoryError, read, sync};
+use async_trait::async_trait;
 use bytes::Bytes;
-use essrun_artifact::BackupReader;
+use essrun_artifact::{BackupReader, Content, KeepError};
 use essrun_store::{Cause, ObjectInfo, ObjectName};
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -26,7 +28,11 @@ struct Check {
     bad: HashSet<String>,
 }
 
-pub(crate) async fn check(core: Arc<Core>, mode: CheckMode) -> Result<CheckReport, RepositoryError> {
+pub(crate) async fn check(
+    core: Arc<Core>,
+    mode: CheckMode,
+    makers: &dyn Makers,
+) -> Result<CheckReport, RepositoryError> {
     let of = match mode {
         CheckMode::Full { part, of } => {
             if of == 0 || part == 0 || part > of {
@@ -62,6 +68,7 @@ pub(crate) async fn check(core: Arc<Core>, mode: CheckMode) -> Result<CheckRepor
     check.chain(&manifests, &tombstones)?;
     manifests.retain(|m| !forget::is_forgotten(&tombstones, m));
     check.report.backups = manifests.len() as u64;
+    check.known_damage(&manifests);
     check.lists(&manifests).await;
     check.objects(of).await?;
     if mode != CheckMode::Public {
@@ -69,7 +76,7 @@ pub(crate) async fn check(core: Arc<Core>, mode: CheckMode) -> Result<CheckRepor
         check.indexes().await?;
     }
     if let Some((part, of)) = of {
-        check.contents(part, of).await?;
+        check.contents(part, of, makers).await?;
     }
     check.report.findings.sort_by(|a, b| a.object.cmp(&b.object));
     Ok(check.report)
@@ -143,8 +150,8 @@ impl Check {
                 if *sequence != expected {
                     let detail = format!("backups {expected} to {} of writer {writer} are gone", sequence - 1);
                     self.found(names::manifest(writer, expected)?, FindingKind::ChainBroken, detail);
-                } else if let Some((_, before)) = before
-                    && names::parse_hash(previous) != Some(before)
+                } else if names::parse_hash(previous)
+                    != Some(before.map_or_else(|| self.core.origin(writer), |(_, hash)| hash))
                 {
                     self.found(
                         object,
@@ -153,6 +160,20 @@ impl Check {
                     );
                 }
                 before = Some((*sequence, *hash));
+            }
+        }
+        // Where a key was given up, the end of its chain is signed, for everyone to compare.
+        for follows in self.core.follows.clone().into_values() {
+            let writer = follows.writer.id();
+            let last = chains.get(&writer).and_then(|c| c.last_key_value());
+            let (sequence, hash) = last.map_or((0, self.core.origin(&writer)), |(s, (hash, ..))| (*s, *hash));
+            if (sequence, hash) != (follows.head.sequence, follows.head.hash) {
+                let detail = format!(
+                    "the chain of writer {writer} was given up at backup {} and now ends with {sequence}",
+                    follows.head.sequence
+                );
+                let object = names::manifest(&writer, follows.head.sequence.max(1))?;
+                self.found(object, FindingKind::ChainBroken, detail);
             }
         }
         let mut writers: BTreeSet<WriterId> = chains.keys().cloned().collect();
@@ -183,22 +204,41 @@ impl Check {
         Ok(())
     }
 
+    fn known_damage(&mut self, manifests: &[Manifest]) {
+        for manifest in manifests {
+            let lost = manifest.revision.as_ref().map_or(0, |r| r.lost.len());
+            if lost > 0 {
+                let object = manifest.sealed_in();
+                self.needed
+                    .entry(object.clone())
+                    .or_default()
+                    .push(manifest.claim.backup.clone());
+                let detail = format!("{lost} objects are lost for good; `show` says which artifacts that concerns");
+                self.found(&object, FindingKind::KnownDamage, detail);
+                // A note about the backup, not about this object.
+                self.bad.remove(&object);
+                self.needed.remove(&object);
+            }
+        }
+    }
+
     async fn lists(&mut self, manifests: &[Manifest]) {
         for manifest in manifests {
             let backup = &manifest.claim.backup;
-            self.needed
-                .entry(manifest.claim.list.clone())
-                .or_default()
-                .push(backup.clone());
+            let list = match manifest.list.object() {
+                Ok(object) => object.to_string(),
+                Err(_) => continue,
+            };
+            self.needed.entry(list.clone()).or_default().push(backup.clone());
             match read::read_list(&self.core, &manifest.list).await {
-                Ok(list) => {
-                    for object in list {
+                Ok(objects) => {
+                    for object in objects {
                         self.needed.entry(object).or_default().push(backup.clone());
                     }
                 }
                 Err(e) => {
                     let kind = kind_of(&e);
-                    self.found(&manifest.claim.list, kind, why(&e));
+                    self.found(&list, kind, why(&e));
                 }
             }
         }
@@ -293,7 +333,7 @@ impl Check {
             if let Err(e) = manifest.open(&self.core) {
                 // Another writer's manifests are sealed to the recipients and to that writer only.
                 if self.core.reads_contents || !matches!(e, RepositoryError::Key { .. }) {
-                    self.found(&manifest.object, FindingKind::Undecodable, why(&e));
+                    self.found(manifest.sealed_in(), FindingKind::Undecodable, why(&e));
                 }
             }
         }
@@ -301,7 +341,7 @@ impl Check {
 
     /// Every index: opens, is signed, and fits its pack's header, recipients included.
     async fn indexes(&mut self) -> Result<(), RepositoryError> {
-        let own = self.core.writer.as_ref().map(|w| w.id());
+        let own = self.core.own_writers();
         let names: Vec<IndexName> = self.needed.keys().filter_map(|n| IndexName::parse(n)).collect();
         let packs: BTreeMap<[u8; 32], PackName> = self
             .needed
@@ -309,8 +349,9 @@ impl Check {
             .filter_map(|n| PackName::parse(n))
             .map(|p| (p.sum.hash, p))
             .collect();
+        let mut sealed = SealedTo::default();
         for name in names {
-            if !self.core.reads_contents && own.as_ref() != Some(&name.writer) {
+            if !self.core.reads_contents && !own.contains(&name.writer) {
                 continue;
             }
             let object = name.object()?;
@@ -335,8 +376,30 @@ impl Check {
             } else if !self.bad.contains(pack_object.as_str()) {
                 self.header(&pack_object, &index.recipients, index.payload_offset).await;
             }
+            if !pack.meta {
+                let backups = self.needed.get(pack_object.as_str()).cloned().unwrap_or_default();
+                sealed.compare(&index.recipients, &self.core.recipients, &backups);
+            }
+        }
+        for (recipient, (packs, backups)) in sealed.others {
+            let detail = format!("reads {packs} packs of contents and is not named as a recipient; `rekey` ends that");
+            self.note(&recipient, detail, backups);
+        }
+        for (recipient, (packs, backups)) in sealed.lacking {
+            let detail =
+                format!("is named as a recipient and cannot read {packs} packs of contents; `rekey` mends that");
+            self.note(&recipient, detail, backups);
         }
         Ok(())
+    }
+
+    fn note(&mut self, recipient: &str, detail: String, backups: BTreeSet<BackupId>) {
+        self.report.findings.push(Finding {
+            object: format!("recipient {recipient}"),
+            kind: FindingKind::OtherRecipients,
+            detail,
+            affects: backups.into_iter().collect(),
+        });
     }
 
     async fn header(&mut self, pack: &ObjectName, recipients: &[String], payload_offset: u64) {
@@ -359,36 +422,53 @@ impl Check {
         }
     }
 
-    /// Reads back every chunk of every artifact whose pack belongs to the part.
-    async fn contents(&mut self, part: u32, of: u32) -> Result<(), RepositoryError> {
+    /// Reads back the chunks of every artifact that belong to the part, those of files and of split tables included.
+    async fn contents(&mut self, part: u32, of: u32, makers: &dyn Makers) -> Result<(), RepositoryError> {
         let mut seen: HashSet<essrun_artifact::ChunkId> = HashSet::new();
         for (object, manifest) in manifest::read_all(&self.core).await? {
             let Ok(manifest) = manifest else { continue };
-            let forgotten = !self.needed.contains_key(&manifest.claim.list);
+            let forgotten = !self.needed.contains_key(manifest.list.object()?.as_str());
             if forgotten || self.bad.contains(object.as_str()) {
                 continue;
             }
             let backup = match OpenBackup::open(self.core.clone(), manifest).await {
                 Ok(backup) => backup,
                 Err(e) => {
+                    let object = object_of(&e).unwrap_or_else(|| object.to_string());
                     self.found(object, FindingKind::Undecodable, why(&e));
                     continue;
                 }
             };
             for artifact in backup.artifacts() {
-                if let Err(e) = self.read_back(&backup, &artifact.content, (part, of), &mut seen).await {
-                    let (object, why) = match e {
-                        RepositoryError::Damaged { object, why } => (object, why),
-                        other => (
-                            format!("{} in {}", artifact.name, backup.summary().id),
-                            other.to_string(),
-                        ),
+                // Known and said already.
+                if backup.damaged().iter().any(|d| d.artifact == artifact.name.as_str()) {
+                    continue;
+                }
+                let mut visit = ReadBack {
+                    check: self,
+                    backup: &backup,
+                    part: (part, of),
+                    seen: &mut seen,
+                };
+                if let Err(e) = makers.contents(artifact, &backup, &mut visit).await {
+                    let e = cause(e);
+                    let backup = &backup.summary().id;
+                    let object = match object_of(&e) {
+                        // No object is to blame by itself. Where one of the backup's is missing, that is why.
+                        Some(chunk) if chunk.starts_with("chunk ") => {
+                            if self.report.findings.iter().any(|f| f.affects.contains(backup)) {
+                                continue;
+                            }
+                            chunk
+                        }
+                        Some(object) => object,
+                        None => format!("{} in {backup}", artifact.name),
                     };
-                    self.found(
-                        object,
-                        FindingKind::Undecodable,
-                        format!("{why} (artifact {})", artifact.name),
-                    );
+                    let kind = match &e {
+                        RepositoryError::Store(_) => kind_of(&e),
+                        _ => FindingKind::Undecodable,
+                    };
+                    self.found(object, kind, format!("{} (artifact {})", why(&e), artifact.name));
                 }
             }
         }
@@ -398,11 +478,11 @@ impl Check {
     async fn read_back(
         &mut self,
         backup: &OpenBackup,
-        content: &essrun_artifact::Content,
+        content: &Content,
         part: (u32, u32),
         seen: &mut HashSet<essrun_artifact::ChunkId>,
     ) -> Result<(), RepositoryError> {
-        use essrun_artifact::{ChunkList, Content};
+        use essrun_artifact::ChunkList;
         let mut refs = RefReader::new(backup.fetcher(), content)?;
         // Chunks in the order of the content, in stretches, so that neighbours are fetched together.
         loop {
@@ -428,6 +508,76 @@ impl Check {
                 self.report.bytes_read += bytes.len() as u64;
             }
         }
+    }
+}
+
+/// The repository's own error, where a maker handed one through.
+fn cause(e: KeepError) -> RepositoryError {
+    let KeepError {
+        what,
+        why,
+        hint,
+        source,
+    } = e;
+    match source.map(|source| source.downcast::<RepositoryError>()) {
+        Some(Ok(own)) => *own,
+        Some(Err(other)) => KeepError {
+            what,
+            why,
+            hint,
+            source: Some(other),
+        }
+        .into(),
+        None => match what.strip_prefix("object ") {
+            Some(object) => RepositoryError::damaged(object, why),
+            None => KeepError {
+                what,
+                why,
+                hint,
+                source: None,
+            }
+            .into(),
+        },
+    }
+}
+
+/// Reads contents back as a maker names them.
+struct ReadBack<'a> {
+    check: &'a mut Check,
+    backup: &'a OpenBackup,
+    part: (u32, u32),
+    seen: &'a mut HashSet<essrun_artifact::ChunkId>,
+}
+
+#[async_trait]
+impl Visit for ReadBack<'_> {
+    async fn content(&mut self, content: &Content) -> Result<(), KeepError> {
+        Ok(self.check.read_back(self.backup, content, self.part, self.seen).await?)
+    }
+}
+
+/// Who reads contents today and should not, and who should and does not: packs and backups of each.
+#[derive(Default)]
+struct SealedTo {
+    others: BTreeMap<String, (u64, BTreeSet<BackupId>)>,
+    lacking: BTreeMap<String, (u64, BTreeSet<BackupId>)>,
+}
+
+impl SealedTo {
+    /// Without recipients there is nothing to compare with: whoever only reads names none.
+    fn compare(&mut self, sealed_to: &[String], wanted: &Recipients, backups: &[BackupId]) {
+        if wanted.is_empty() {
+            return;
+        }
+        let wanted: BTreeSet<&str> = wanted.texts().collect();
+        let found: BTreeSet<&str> = sealed_to.iter().map(String::as_str).collect();
+        let count = |into: &mut BTreeMap<String, (u64, BTreeSet<BackupId>)>, who: &str| {
+            let entry = into.entry(who.to_owned()).or_default();
+            entry.0 += 1;
+            entry.1.extend(backups.iter().cloned());
+        };
+        found.difference(&wanted).for_each(|r| count(&mut self.others, r));
+        wanted.difference(&found).for_each(|r| count(&mut self.lacking, r));
     }
 }
 
@@ -460,6 +610,15 @@ fn kind_of(e: &RepositoryError) -> FindingKind {
         RepositoryError::Store(_) => FindingKind::Unreadable,
         RepositoryError::Damaged { .. } => FindingKind::WrongContent,
         _ => FindingKind::Undecodable,
+    }
+}
+
+/// The object an error is about.
+fn object_of(e: &RepositoryError) -> Option<String> {
+    match e {
+        RepositoryError::Damaged { object, .. } => Some(object.clone()),
+        RepositoryError::Store(e) => Some(e.object.clone()),
+        _ => None,
     }
 }
 

@@ -5,12 +5,15 @@
 //! ([`crate::Options::trusted_writers`]), by holding the first writer's key, or by remembering what this host saw first.
 
 use crate::chunk_index::ChunkIndex;
-use crate::keys::{Identity, Recipients, WriterKey, WriterPublic};
+use crate::keys::{Identity, Recipients, WriterId, WriterKey, WriterPublic};
+use crate::manifest::{self, Head};
+use crate::names::Hash;
 use crate::signed::{self, Kind};
 use crate::{Access, Options, RepositoryError, names};
 use bytes::Bytes;
 use essrun_store::{Cause, ObjectName, Outcome, Store};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -28,6 +31,17 @@ struct Card {
     repository: String,
     writer: WriterPublic,
     added_at: i64,
+    /// The signer's key is given up, and the new writer goes on where the signer's chain ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    follows: Option<Follows>,
+}
+
+/// The end of a chain that another writer goes on from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Follows {
+    pub writer: WriterPublic,
+    #[serde(flatten)]
+    pub head: Head,
 }
 
 pub(crate) struct Core {
@@ -40,7 +54,11 @@ pub(crate) struct Core {
     pub recipients: Recipients,
     pub options: Options,
     pub config: Config,
+    /// SHA-256 of the configuration object: what a first chain begins with.
+    pub config_hash: Hash,
     pub trusted: Vec<WriterPublic>,
+    /// Writers that took another's place, and where that one's chain ended.
+    pub follows: BTreeMap<WriterId, Follows>,
     /// This repository's part of the cache directory.
     pub state_dir: PathBuf,
     index: OnceLock<Arc<ChunkIndex>>,
@@ -140,7 +158,7 @@ impl Core {
         let reads_contents = !identities.is_empty();
         if let Some(key) = &access.writer {
             // First: it is the cheaper one to try.
-            identities.insert(0, Identity::of_writer(key));
+            identities.splice(0..0, Identity::of_writer(key));
         }
         let cores = std::thread::available_parallelism().map(usize::from).unwrap_or(2);
         let mut core = Core {
@@ -149,6 +167,8 @@ impl Core {
             identities,
             reads_contents,
             recipients: access.recipients,
+            config_hash: names::sha256(&bytes),
+            follows: BTreeMap::new(),
             trusted: given.iter().copied().chain([config.writer]).collect(),
             options: access.options,
             config,
@@ -175,9 +195,16 @@ impl Core {
             for card in &cards {
                 if let Ok(claim) = card.trusted::<Card>(&self.trusted)
                     && claim.repository == self.config.id
-                    && !self.trusted.contains(&claim.writer)
                 {
-                    self.trusted.push(claim.writer);
+                    if !self.trusted.contains(&claim.writer) {
+                        self.trusted.push(claim.writer);
+                    }
+                    // Only a writer itself gives its key up.
+                    if let Some(follows) = claim.follows
+                        && follows.writer == card.signer
+                    {
+                        self.follows.insert(claim.writer.id(), follows);
+                    }
                 }
             }
             if self.trusted.len() == known {
@@ -193,6 +220,7 @@ impl Core {
             repository: self.config.id.clone(),
             writer: *writer,
             added_at: now(),
+            follows: None,
         };
         let bytes = signed::write(Kind::Writer, &card, b"", key)?;
         match self.store.put_new(&names::writer_card(&writer.id())?, bytes).await? {
@@ -213,13 +241,81 @@ impl Core {
                 "name the writer key file in the pipeline",
             )
         })?;
+        if let Some(by) = self.retired(&key.id()) {
+            return Err(RepositoryError::refused(
+                format!("writer {} was rotated: writer {by} took its place", key.id()),
+                "name the new writer key file in the pipeline",
+            ));
+        }
         if self.trusted.contains(&key.public()) {
             Ok(key)
         } else {
             Err(RepositoryError::refused(
                 format!("writer {} is not known to this repository", key.id()),
-                format!("let a known writer vouch for {}", key.public()),
+                format!(
+                    "let a known writer vouch for it (`rotate`); when that one's key is lost, name both under \
+                     trusted-writers: {} and {}",
+                    self.config.writer,
+                    key.public()
+                ),
             ))
+        }
+    }
+
+    /// The writer that took this one's place, if one did.
+    pub fn retired(&self, writer: &WriterId) -> Option<&WriterId> {
+        let taken = self.follows.iter().find(|(_, f)| &f.writer.id() == writer);
+        taken.map(|(by, _)| by)
+    }
+
+    /// Where a retired writer's chain ended.
+    pub fn last_of(&self, writer: &WriterId) -> Option<Head> {
+        let taken = self.follows.values().find(|f| &f.writer.id() == writer);
+        taken.map(|f| f.head)
+    }
+
+    /// What a writer's first manifest follows.
+    pub fn origin(&self, writer: &WriterId) -> Hash {
+        self.follows.get(writer).map_or(self.config_hash, |f| f.head.hash)
+    }
+
+    /// The writer at hand and those it was rotated from.
+    pub fn own_writers(&self) -> Vec<WriterId> {
+        self.writer.as_ref().map(WriterKey::ids).unwrap_or_default()
+    }
+
+    /// Gives the writer key up in favour of `new`, which goes on where its chain ends.
+    pub async fn rotate(&self, new: &WriterKey) -> Result<(), RepositoryError> {
+        let old = self.writer()?;
+        if !new.follows(&old.public()) {
+            return Err(RepositoryError::refused(
+                "the new writer key was not made from the present one",
+                "make it with `rotate`",
+            ));
+        }
+        let running = crate::prune::running_now(self).await?;
+        if let Some(backup) = running.first() {
+            return Err(RepositoryError::refused(
+                format!("backup {backup} runs with the present key"),
+                "wait until it ends; one that was killed is forgotten two hours later",
+            ));
+        }
+        let card = Card {
+            repository: self.config.id.clone(),
+            writer: new.public(),
+            added_at: now(),
+            follows: Some(Follows {
+                writer: old.public(),
+                head: manifest::own_head(self, &old.id()).await?,
+            }),
+        };
+        let bytes = signed::write(Kind::Writer, &card, b"", old)?;
+        match self.store.put_new(&names::writer_card(&new.id())?, bytes).await? {
+            Outcome::Created => Ok(()),
+            Outcome::AlreadyThere => Err(RepositoryError::refused(
+                format!("writer {} has a card already", new.id()),
+                "rotate to a newly made key",
+            )),
         }
     }
 
@@ -278,11 +374,12 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), RepositoryError> {
         use std::os::unix::fs::DirBuilderExt;
         builder.mode(0o700);
     }
-    builder.create(path).map_err(|e| cache_failed(path, &e))
+    builder.create(path).map_err(|e| state_failed(path, &e))
 }
 
-pub(crate) fn cache_failed(path: &Path, e: &dyn std::fmt::Display) -> RepositoryError {
-    RepositoryError::Cache {
+/// Heads and places: what is remembered, and cannot be rebuilt. (The chunk index can, and says so itself.)
+pub(crate) fn state_failed(path: &Path, e: &dyn std::fmt::Display) -> RepositoryError {
+    RepositoryError::State {
         path: path.display().to_string(),
         why: e.to_string(),
     }
@@ -299,7 +396,7 @@ pub(crate) fn write_state(path: &Path, bytes: &[u8]) -> Result<(), RepositoryErr
         file.persist(path).map_err(|e| e.error)?;
         std::fs::File::open(dir)?.sync_all()
     })();
-    written.map_err(|e: std::io::Error| cache_failed(path, &e))
+    written.map_err(|e: std::io::Error| state_failed(path, &e))
 }
 
 /// Trust on first use: the same place must keep its configuration.
@@ -317,6 +414,6 @@ fn remember_config(cache_dir: &Path, place: &str, bytes: &Bytes) -> Result<(), R
             ),
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_state(&path, seen.as_bytes()),
-        Err(e) => Err(cache_failed(&path, &e)),
+        Err(e) => Err(state_failed(&path, &e)),
     }
 }

@@ -168,6 +168,21 @@ fn no_key(object: &str, e: age::DecryptError) -> RepositoryError {
     }
 }
 
+/// Decrypts a whole age file and leaves its zstd frames as they are.
+pub(crate) fn open_sealed(
+    object: &str,
+    identities: &[Identity],
+    bytes: &[u8],
+    limit: usize,
+) -> Result<Vec<u8>, RepositoryError> {
+    let decryptor = age::Decryptor::new_buffered(bytes).map_err(|e| no_key(object, e))?;
+    let stream = decryptor.decrypt(ages(identities)).map_err(|e| no_key(object, e))?;
+    let mut frames = Vec::new();
+    let read = stream.take(limit as u64).read_to_end(&mut frames);
+    read.map_err(|e| RepositoryError::damaged(object, format!("cannot be decrypted: {e}")))?;
+    Ok(frames)
+}
+
 /// Opens a whole age file of zstd frames, refusing more than `limit` plain bytes.
 pub(crate) fn open(
     object: &str,

@@ -33,9 +33,16 @@ pub enum RepositoryError {
     #[error("refused: {why}; {hint}")]
     Refused { why: String, hint: String },
 
-    /// The local cache cannot be used. It holds nothing that cannot be rebuilt.
-    #[error("cache {path}: {why}; it can be deleted, the next run rebuilds it")]
+    /// The local chunk index cannot be used. It holds nothing that cannot be rebuilt.
+    #[error("chunk index {path}: {why}; this file can be deleted, the next run rebuilds it")]
     Cache { path: String, why: String },
+
+    /// What this host remembers of the repository's history cannot be used. It is not in the repository.
+    #[error(
+        "remembered history {path}: {why}; without it a repository that was rolled back is not noticed: bring it back from \
+         a copy, or move it away if this place was never used before"
+    )]
+    State { path: String, why: String },
 
     /// Making or reading an artifact's bytes failed.
     #[error(transparent)]

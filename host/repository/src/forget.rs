@@ -1,5 +1,5 @@
 //! Forgetting: a tombstone is set for a backup, and nothing else happens. What it needed goes only when it is pruned,
-//! after a grace time; until then removing the tombstone brings the backup back.
+//! after a grace time; until then [`undo`] takes the tombstone away and the backup is back.
 //!
 //! Tombstones stay for ever: they stand in the chain for the manifests that prune deletes.
 
@@ -8,10 +8,13 @@ use crate::keys::WriterId;
 use crate::manifest::Manifest;
 use crate::names::{self, Hash};
 use crate::signed::{self, Kind};
+use crate::write::Lease;
 use crate::{BackupId, RepositoryError};
 use essrun_store::{ObjectName, Outcome};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Claim {
@@ -54,6 +57,76 @@ pub(crate) async fn set(core: &Core, manifest: &Manifest, reason: &str) -> Resul
         // Forgotten by somebody else meanwhile, which is as good, or occupied by what is none.
         Outcome::AlreadyThere => read(core, &object, 0).await.map(drop),
     }
+}
+
+/// Takes the tombstone of a forgotten backup away again, within the grace time that prune is run with.
+///
+/// Prune deletes a forgotten manifest when its tombstone is older than the grace time; a while before that it is too
+/// late here, so the two do not meet. Should a prune with a shorter grace time have come in between, the tombstone is
+/// put back.
+pub(crate) async fn undo(core: &Arc<Core>, manifest: &Manifest, grace: Duration) -> Result<(), RepositoryError> {
+    core.writer()?;
+    let object = names::tombstone(&manifest.writer, manifest.claim.sequence)?;
+    let backup = &manifest.claim.backup;
+    let not_forgotten = || RepositoryError::NoBackup {
+        wanted: backup.to_string(),
+        why: "it is not forgotten".into(),
+    };
+    let info = core.store.head(&object).await?.ok_or_else(not_forgotten)?;
+    let bytes = core.store.get(&object).await?;
+    let margin = (grace / 10).min(Duration::from_secs(3600));
+    let seconds = i64::try_from(grace.saturating_sub(margin).as_secs()).unwrap_or(i64::MAX);
+    if crate::prune::store_now(core).await? >= info.modified_unix_seconds.saturating_add(seconds) {
+        return Err(RepositoryError::refused(
+            format!("backup {backup} was forgotten too long ago: a prune may be deleting what it needs"),
+            "give the grace time that `prune` is run with, if it is longer",
+        ));
+    }
+    let gone = |missing: Vec<String>| {
+        RepositoryError::refused(
+            format!(
+                "backup {backup} is no longer whole: {} objects are gone, {} among them",
+                missing.len(),
+                missing.first().cloned().unwrap_or_default()
+            ),
+            "it stays forgotten",
+        )
+    };
+    let missing = missing_of(core, manifest).await?;
+    if !missing.is_empty() {
+        return Err(gone(missing));
+    }
+    let lease = Lease::begin(core.clone(), backup.clone()).await?;
+    core.store.delete(&object).await?;
+    let missing = missing_of(core, manifest).await?;
+    if !missing.is_empty() {
+        core.store.put_new(&object, bytes).await?;
+        return Err(gone(missing));
+    }
+    lease.end().await;
+    Ok(())
+}
+
+/// What a backup needs and the store does not list in full size, its manifest included.
+async fn missing_of(core: &Core, manifest: &Manifest) -> Result<Vec<String>, RepositoryError> {
+    if core.store.head(&manifest.object).await?.is_none() {
+        return Ok(vec![manifest.object.to_string()]);
+    }
+    let list = manifest.list.object()?;
+    let mut needed = match crate::read::read_list(core, &manifest.list).await {
+        Ok(needed) => needed,
+        Err(RepositoryError::Store(e)) if e.cause == essrun_store::Cause::Missing => return Ok(vec![list.to_string()]),
+        Err(e) => return Err(e),
+    };
+    let there: HashMap<String, u64> = core
+        .store
+        .list("")
+        .await?
+        .into_iter()
+        .map(|info| (info.name.to_string(), info.bytes))
+        .collect();
+    needed.retain(|name| there.get(name).copied() != names::sum_in_name(name).map(|sum| sum.bytes));
+    Ok(needed)
 }
 
 async fn read(core: &Core, object: &ObjectName, set_at: i64) -> Result<(WriterId, Tombstone), RepositoryError> {

@@ -23,7 +23,59 @@ pub(crate) const FRAME_LIMIT: usize = FRAME_TARGET + CHUNK_LIMIT;
 /// No index object is larger when opened: a 64 MiB pack of the smallest chunks fits.
 pub(crate) const INDEX_LIMIT: usize = 64 << 20;
 
-/// One zstd frame of a pack.
+/// Marks a skippable frame that holds the lengths of the chunks in the frame behind it. zstd skips it; with it an index
+/// that was lost can be made again from its pack.
+const LENGTHS_MAGIC: u32 = 0x184D_2A55;
+
+/// The skippable frame before a frame of these chunks.
+pub(crate) fn lengths_frame(chunks: &[ChunkRef]) -> Result<Vec<u8>, RepositoryError> {
+    let size = u32::try_from(chunks.len() * 4).map_err(|_| RepositoryError::Internal("a frame of 4 GiB".into()))?;
+    let mut out = Vec::with_capacity(chunks.len() * 4 + 8);
+    out.extend(LENGTHS_MAGIC.to_le_bytes());
+    out.extend(size.to_le_bytes());
+    chunks.iter().for_each(|c| out.extend(c.bytes.to_le_bytes()));
+    Ok(out)
+}
+
+/// Makes a pack's frames and chunks from its decrypted bytes alone: the lengths are in it, the ids are computed.
+pub(crate) fn recover(object: &str, pack: &[u8], naming_key: &[u8; 32]) -> Result<Vec<FrameChunks>, RepositoryError> {
+    let bad = |why: &str| RepositoryError::damaged(object, why);
+    let word = |at: usize| -> Option<u32> {
+        let four = pack.get(at..at.checked_add(4)?)?;
+        Some(u32::from_le_bytes(four.try_into().ok()?))
+    };
+    let (mut at, mut frames) = (0usize, Vec::new());
+    while at < pack.len() {
+        if word(at) != Some(LENGTHS_MAGIC) {
+            return Err(bad("a frame does not tell the lengths of its chunks"));
+        }
+        let size = word(at + 4).ok_or_else(|| bad("it is cut off"))? as usize;
+        let table = pack.get(at + 8..at + 8 + size).ok_or_else(|| bad("it is cut off"))?;
+        let body = pack.get(at + 8 + size..).unwrap_or_default();
+        let length = zstd::zstd_safe::find_frame_compressed_size(body).map_err(|_| bad("a frame of it is none"))?;
+        let frame = body.get(..length).unwrap_or_default();
+        let plain = zstd::bulk::decompress(frame, FRAME_LIMIT).map_err(|_| bad("a frame cannot be decompressed"))?;
+        let (mut rest, mut chunks) = (plain.as_slice(), Vec::with_capacity(size / 4));
+        for length in table.chunks_exact(4) {
+            let bytes = u32::from_le_bytes(length.try_into().map_err(|_| bad("it is cut off"))?);
+            let sane = bytes > 0 && bytes as usize <= CHUNK_LIMIT;
+            let split = sane.then(|| rest.split_at_checked(bytes as usize)).flatten();
+            let (chunk, behind) = split.ok_or_else(|| bad("the lengths of its chunks do not fit"))?;
+            let id = ChunkId(*blake3::keyed_hash(naming_key, chunk).as_bytes());
+            chunks.push(ChunkRef { id, bytes });
+            rest = behind;
+        }
+        if !rest.is_empty() || size % 4 != 0 {
+            return Err(bad("the lengths of its chunks do not fit"));
+        }
+        let compressed = u32::try_from(8 + size + length).map_err(|_| bad("a frame is too large"))?;
+        frames.push(FrameChunks { compressed, chunks });
+        at += 8 + size + length;
+    }
+    Ok(frames)
+}
+
+/// One frame of a pack: the lengths of its chunks, then the chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameSpan {
     /// Where it begins in the pack's decrypted bytes.
@@ -137,7 +189,8 @@ pub(crate) fn decode(
     let mut offset = 0u64;
     for (number, [compressed, plain, count]) in claim.frames.iter().copied().enumerate() {
         let number = u32::try_from(number).map_err(|_| bad("it has too many frames"))?;
-        if plain as usize > FRAME_LIMIT || compressed as usize > FRAME_LIMIT + FRAME_LIMIT / 128 + 1024 {
+        let longest = (FRAME_LIMIT + FRAME_LIMIT / 128 + 1024) as u64 + u64::from(count) * 4;
+        if plain as usize > FRAME_LIMIT || u64::from(compressed) > longest {
             return Err(bad("a frame is too large"));
         }
         let mut at = 0u32;
@@ -256,7 +309,53 @@ mod tests {
         assert!(decode("x", &bytes, "r", &[WriterKey::generate().public()]).is_err());
     }
 
+    #[test]
+    fn what_an_index_says_can_be_recovered_from_the_pack() {
+        let key = [7u8; 32];
+        let mut pack = Vec::new();
+        let mut wanted = Vec::new();
+        for lengths in [vec![5u32, 70_000, 1], vec![300_000]] {
+            let mut plain = Vec::new();
+            let mut chunks = Vec::new();
+            for bytes in lengths {
+                let chunk: Vec<u8> = (0..bytes).map(|i| (i % 251) as u8).collect();
+                let id = ChunkId(*blake3::keyed_hash(&key, &chunk).as_bytes());
+                chunks.push(ChunkRef { id, bytes });
+                plain.extend(chunk);
+            }
+            let mut frame = lengths_frame(&chunks).unwrap();
+            frame.extend(zstd::bulk::compress(&plain, 3).unwrap());
+            assert_eq!(
+                zstd::bulk::decompress(&frame, plain.len()).unwrap(),
+                plain,
+                "zstd skips the lengths"
+            );
+            wanted.push((frame.len() as u32, chunks));
+            pack.extend(frame);
+        }
+        let found = recover("x", &pack, &key).unwrap();
+        let found: Vec<_> = found.into_iter().map(|f| (f.compressed, f.chunks)).collect();
+        assert_eq!(found, wanted);
+        for length in 1..pack.len() {
+            if length != wanted[0].0 as usize {
+                assert!(recover("x", &pack[..length], &key).is_err(), "cut at {length}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn recovering_from_hostile_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = recover("x", &bytes, &[0; 32]);
+            let mut begun = LENGTHS_MAGIC.to_le_bytes().to_vec();
+            begun.extend(&bytes);
+            let _ = recover("x", &begun, &[0; 32]);
+            let mut framed = lengths_frame(&[ChunkRef { id: ChunkId([0; 32]), bytes: 9 }]).unwrap();
+            framed.extend(0xFD2F_B528u32.to_le_bytes());
+            framed.extend(&bytes);
+            prop_assert!(recover("x", &framed, &[0; 32]).is_err());
+        }
+
         /// Signed, so that decoding gets past the signature: the numbers themselves are hostile.
         #[test]
         fn hostile_numbers_never_panic(

@@ -22,14 +22,19 @@ mod cutter;
 mod envelope;
 mod error;
 mod forget;
+#[cfg(test)]
+mod hostile;
 mod index_object;
 pub mod keys;
+mod makers;
 mod manifest;
 mod names;
 mod prune;
 mod read;
+mod repair;
 mod repository;
 pub mod retention;
+mod revision;
 mod signed;
 mod sync;
 mod types;
@@ -37,11 +42,14 @@ mod write;
 
 pub use error::RepositoryError;
 pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
+pub use makers::{Makers, PlainArtifacts, Visit};
+pub use manifest::Damaged;
 pub use prune::{PrunePlan, PruneReport};
 pub use read::OpenBackup;
+pub use repair::{BackupRepair, RepairReport};
 pub use repository::Repository;
 pub use types::{
     Access, Annotation, BackupId, BackupStart, BackupStats, BackupSummary, CheckMode, CheckReport, Finding,
     FindingKind, Options,
 };
-pub use write::Backup;
+pub use write::{Backup, PackToRewrite, Rewrite, RewriteReport};

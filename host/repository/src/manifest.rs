@@ -4,9 +4,10 @@
 //! It says nothing about rooms, tables or files. The payload is an envelope with everything else: the artifacts, the
 //! pipeline's own body, and the key that chunk names can be checked with.
 
-use crate::core::{Core, cache_failed, write_state};
+use crate::core::{Core, state_failed, write_state};
 use crate::keys::WriterId;
 use crate::names::{self, Hash, ListName};
+use crate::revision::{self, Revision};
 use crate::signed::{self, Kind};
 use crate::{BackupId, BackupStats, BackupSummary, RepositoryError, envelope, index_object};
 use bytes::Bytes;
@@ -45,6 +46,16 @@ pub(crate) struct Sealed {
     pub recipients: Vec<String>,
     pub artifacts: Vec<ArtifactRecord>,
     pub body: serde_json::Value,
+    /// Only in revisions: artifacts that cannot be read in full any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Damaged>,
+}
+
+/// An artifact that is no longer whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    pub artifact: String,
+    pub why: String,
 }
 
 /// A manifest with a trusted signature.
@@ -54,7 +65,10 @@ pub(crate) struct Manifest {
     pub writer: WriterId,
     pub hash: Hash,
     pub claim: Claim,
+    /// The list that counts: the manifest's own or its last revision's.
     pub list: ListName,
+    /// The claim of the revision that counts, where there is one.
+    pub revision: Option<revision::Claim>,
     payload: Bytes,
 }
 
@@ -69,6 +83,11 @@ impl Manifest {
         if claim.repository != core.config.id || document.signer.id() != writer || claim.sequence != sequence {
             return Err(bad("it was written for another place"));
         }
+        if let Some(last) = core.last_of(&writer)
+            && sequence > last.sequence
+        {
+            return Err(bad("it was written after its writer's key was given up"));
+        }
         index_object::claim_hash(object.as_str(), &claim.previous)?;
         let list = ListName::parse(&claim.list).ok_or_else(|| bad("it names no list"))?;
         Ok(Manifest {
@@ -77,15 +96,39 @@ impl Manifest {
             hash: names::sha256(bytes),
             claim,
             list,
+            revision: None,
             payload: document.payload,
         })
     }
 
+    /// This manifest as a revision has it.
+    fn revised(self, revision: Option<Revision>) -> Self {
+        match revision {
+            None => self,
+            Some(revision) => Manifest {
+                list: revision.list,
+                payload: revision.payload,
+                revision: Some(revision.claim),
+                ..self
+            },
+        }
+    }
+
+    /// The object whose sealed part counts, for messages.
+    pub fn sealed_in(&self) -> String {
+        match &self.revision {
+            None => self.object.to_string(),
+            Some(r) => names::revision(&self.writer, r.sequence, r.number)
+                .map_or_else(|_| self.object.to_string(), |name| name.to_string()),
+        }
+    }
+
     /// Opens the sealed part with the keys at hand.
     pub fn open(&self, core: &Core) -> Result<Sealed, RepositoryError> {
-        let plain = envelope::open(self.object.as_str(), &core.identities, &self.payload, PAYLOAD_LIMIT)?;
+        let object = self.sealed_in();
+        let plain = envelope::open(&object, &core.identities, &self.payload, PAYLOAD_LIMIT)?;
         serde_json::from_slice(&plain)
-            .map_err(|e| RepositoryError::damaged(&self.object, format!("its sealed part cannot be read: {e}")))
+            .map_err(|e| RepositoryError::damaged(&object, format!("its sealed part cannot be read: {e}")))
     }
 
     pub fn summary(&self, body: Option<serde_json::Value>) -> BackupSummary {
@@ -96,8 +139,15 @@ impl Manifest {
             writer: self.writer.clone(),
             sequence: self.claim.sequence,
             stats: self.claim.stats,
-            needed_objects: self.claim.needed_objects,
-            needed_bytes: self.claim.needed_bytes,
+            needed_objects: self
+                .revision
+                .as_ref()
+                .map_or(self.claim.needed_objects, |r| r.needed_objects),
+            needed_bytes: self
+                .revision
+                .as_ref()
+                .map_or(self.claim.needed_bytes, |r| r.needed_bytes),
+            lost_objects: self.revision.as_ref().map_or(0, |r| r.lost.len() as u64),
             body,
         }
     }
@@ -114,7 +164,8 @@ pub(crate) async fn places(core: &Core) -> Result<BTreeMap<WriterId, BTreeMap<u6
     Ok(all)
 }
 
-/// Reads all manifests; each comes with what is wrong with it, if something is.
+/// Reads all manifests, as their revisions have them; each comes with what is wrong with it, if something is. So does
+/// every revision that does not count.
 pub(crate) async fn read_all(
     core: &Core,
 ) -> Result<Vec<(ObjectName, Result<Manifest, RepositoryError>)>, RepositoryError> {
@@ -123,19 +174,28 @@ pub(crate) async fn read_all(
         .into_values()
         .flat_map(BTreeMap::into_values)
         .collect();
-    futures_util::stream::iter(names)
+    let revisions = &revision::places(core).await?;
+    let found: Vec<Vec<_>> = futures_util::stream::iter(names)
         .map(|name| async move {
-            match core.store.get(&name).await {
-                Ok(bytes) => Ok(Some((name.clone(), Manifest::read(core, &name, &bytes)))),
+            let bytes = match core.store.get(&name).await {
+                Ok(bytes) => bytes,
                 // Forgotten between the listing and now.
-                Err(e) if e.cause == Cause::Missing => Ok(None),
-                Err(e) => Err(RepositoryError::from(e)),
-            }
+                Err(e) if e.cause == Cause::Missing => return Ok(Vec::new()),
+                Err(e) => return Err(RepositoryError::from(e)),
+            };
+            let manifest = match Manifest::read(core, &name, &bytes) {
+                Ok(manifest) => manifest,
+                Err(e) => return Ok(vec![(name, Err(e))]),
+            };
+            let (revision, bad) = revision::of(core, revisions, &manifest).await?;
+            let mut all = vec![(name, Ok(manifest.revised(revision)))];
+            all.extend(bad.into_iter().map(|(object, e)| (object, Err(e))));
+            Ok(all)
         })
         .buffered(8)
-        .try_filter_map(|found| futures_util::future::ready(Ok(found)))
         .try_collect()
-        .await
+        .await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The end of a writer's chain.
@@ -166,9 +226,9 @@ pub(crate) fn remembered(core: &Core, writer: &WriterId) -> Result<Option<Head>,
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|e| cache_failed(&path, &e)),
+            .map_err(|e| state_failed(&path, &e)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(cache_failed(&path, &e)),
+        Err(e) => Err(state_failed(&path, &e)),
     }
 }
 
@@ -184,10 +244,9 @@ pub(crate) fn remember(core: &Core, writer: &WriterId, head: Head) -> Result<(),
 /// The head that this writer's next manifest follows: the one in the store or the one remembered, whichever is later.
 /// After a rollback the chain goes on from what is remembered, so that the hole stays visible.
 pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, RepositoryError> {
-    let config = core.store.get(&names::config()?).await?;
     let origin = Head {
         sequence: 0,
-        hash: names::sha256(&config),
+        hash: core.origin(writer),
     };
     let known = remembered(core, writer)?.unwrap_or(origin);
     let stored = places(core)

@@ -181,6 +181,19 @@ pub(crate) fn parse_sequenced(name: &str, dir: &str, ending: &str) -> Option<(Wr
     canonical.then_some((writer.to_owned().try_into().ok()?, sequence))
 }
 
+/// `revisions/<writer>/<sequence>.<number>.revision`.
+pub(crate) fn revision(writer: &WriterId, sequence: u64, number: u64) -> Result<ObjectName, RepositoryError> {
+    made(format!("revisions/{writer}/{sequence:010}.{number:06}.revision"))
+}
+
+pub(crate) fn parse_revision(name: &str) -> Option<(WriterId, u64, u64)> {
+    let (writer, file) = name.strip_prefix("revisions/")?.split_once('/')?;
+    let (sequence, number) = file.strip_suffix(".revision")?.split_once('.')?;
+    let (s, n): (u64, u64) = (sequence.parse().ok()?, number.parse().ok()?);
+    let canonical = format!("{s:010}.{n:06}") == format!("{sequence}.{number}") && s > 0 && n > 0;
+    canonical.then_some((writer.to_owned().try_into().ok()?, s, n))
+}
+
 pub(crate) fn writer_card(writer: &WriterId) -> Result<ObjectName, RepositoryError> {
     made(format!("writers/{writer}.writer"))
 }
@@ -230,8 +243,11 @@ mod tests {
         let name = manifest(&writer, 42).unwrap();
         assert_eq!(
             parse_sequenced(name.as_str(), "manifests", "manifest"),
-            Some((writer, 42))
+            Some((writer.clone(), 42))
         );
+        let name = revision(&writer, 42, 3).unwrap();
+        assert_eq!(parse_revision(name.as_str()), Some((writer, 42, 3)));
+        assert_eq!(parse_revision(&name.as_str().replace("000003", "3")), None);
     }
 
     #[test]
@@ -267,6 +283,9 @@ mod tests {
             }
             if let Some(index) = IndexName::parse(&text) {
                 prop_assert_eq!(index.object().unwrap().to_string(), text.clone());
+            }
+            if let Some((writer, sequence, number)) = parse_revision(&text) {
+                prop_assert_eq!(revision(&writer, sequence, number).unwrap().to_string(), text.clone());
             }
             let _ = (ListName::parse(&text), parse_sequenced(&text, "manifests", "manifest"), sum_in_name(&text));
         }

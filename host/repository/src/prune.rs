@@ -13,11 +13,12 @@
 
 use crate::core::Core;
 use crate::forget::{self, Tombstones};
+use crate::keys::WriterId;
 use crate::manifest::{self, Manifest};
 use crate::names::{self, IndexName};
 use crate::signed::{self, Kind};
 use crate::write::LeaseClaim;
-use crate::{RepositoryError, read};
+use crate::{RepositoryError, read, revision};
 use essrun_store::{ObjectInfo, ObjectName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -96,7 +97,7 @@ pub(crate) async fn marked(core: &Core) -> Result<HashSet<String>, RepositoryErr
 }
 
 /// The store's clock: the time it gives an object written now.
-async fn store_now(core: &Core) -> Result<i64, RepositoryError> {
+pub(crate) async fn store_now(core: &Core) -> Result<i64, RepositoryError> {
     let probe = names::probe()?;
     let claim = serde_json::json!({"repository": core.config.id});
     core.store
@@ -128,6 +129,16 @@ async fn running(core: &Core, now: i64) -> Result<Vec<(String, i64)>, Repository
     Ok(all)
 }
 
+/// The backups that run now.
+pub(crate) async fn running_now(core: &Core) -> Result<Vec<String>, RepositoryError> {
+    let now = store_now(core).await?;
+    Ok(running(core, now)
+        .await?
+        .into_iter()
+        .map(|(backup, _)| backup)
+        .collect())
+}
+
 struct View {
     now: i64,
     there: BTreeMap<String, ObjectInfo>,
@@ -135,15 +146,15 @@ struct View {
     live: HashSet<String>,
     /// Needed by these or by backups forgotten less than the grace time ago.
     protected: HashSet<String>,
-    /// Manifests forgotten longer ago.
-    dead_manifests: Vec<ObjectName>,
+    /// Manifests forgotten longer ago, then revisions that went with them or were long superseded.
+    dead: Vec<ObjectName>,
     marks: Vec<Mark>,
     running: Vec<(String, i64)>,
 }
 
 async fn needs(core: &Core, manifest: &Manifest, into: &mut HashSet<String>) -> Result<(), RepositoryError> {
     into.extend(read::read_list(core, &manifest.list).await?);
-    into.insert(manifest.claim.list.clone());
+    into.insert(manifest.list.object()?.to_string());
     Ok(())
 }
 
@@ -154,7 +165,9 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
     let now = store_now(core).await?;
     let running = running(core, now).await?;
     let (tombstones, _): (Tombstones, _) = forget::read_all(core).await?;
-    let (mut live, mut protected, mut dead_manifests) = (HashSet::new(), HashSet::new(), Vec::new());
+    let revisions = revision::places(core).await?;
+    let (mut live, mut protected, mut dead) = (HashSet::new(), HashSet::new(), Vec::new());
+    let mut counts: BTreeMap<(WriterId, u64), u64> = BTreeMap::new();
     for (object, manifest) in manifest::read_all(core).await? {
         // A manifest that cannot be read might need anything: then nothing is deleted.
         let manifest = manifest.map_err(|e| RepositoryError::Refused {
@@ -170,7 +183,20 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
         {
             needs(core, &manifest, &mut protected).await?;
         } else {
-            dead_manifests.push(object);
+            dead.push(object);
+            continue;
+        }
+        counts.insert(place, manifest.revision.as_ref().map_or(0, |r| r.number));
+    }
+    // A revision goes with its manifest, or when a later one has counted for the grace time.
+    for (place, revisions) in revisions {
+        let number = counts.get(&place).copied();
+        let buried = tombstones.contains_key(&place);
+        for (this, (object, set_at)) in revisions {
+            let superseded = number.is_some_and(|n| this < n) && set_at.saturating_add(grace) <= now;
+            if superseded || (number.is_none() && buried) {
+                dead.push(object);
+            }
         }
     }
     protected.extend(live.iter().cloned());
@@ -186,7 +212,7 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
         there,
         live,
         protected,
-        dead_manifests,
+        dead,
         marks,
         running,
     })
@@ -260,7 +286,7 @@ pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, Repo
         .filter(|n| names::sum_in_name(n).is_some() && !view.live.contains(*n) && !marked.contains(n))
         .cloned()
         .collect();
-    let mut delete: Vec<String> = view.dead_manifests.iter().map(ToString::to_string).collect();
+    let mut delete: Vec<String> = view.dead.iter().map(ToString::to_string).collect();
     let mut ranked: Vec<String> = sweep.into_iter().collect();
     ranked.sort_by_key(|n| rank(n));
     delete.extend(ranked);
@@ -281,22 +307,24 @@ pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, Repo
     })
 }
 
+/// Marks objects, whether or not they are needed: what is begun from now on does not rely on them.
+pub(crate) async fn mark(core: &Core, objects: Vec<String>) -> Result<(), RepositoryError> {
+    let planned_at = crate::core::now();
+    let claim = Claim {
+        repository: core.config.id.clone(),
+        planned_at,
+        objects,
+    };
+    let bytes = signed::write(Kind::Prune, &claim, b"", core.writer()?)?;
+    core.store.put_new(&names::prune(planned_at)?, bytes).await?;
+    Ok(())
+}
+
 pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneReport, RepositoryError> {
-    let key = core.writer()?;
     let mut report = PruneReport::default();
+    core.writer()?;
     if !plan.mark.is_empty() {
-        let planned_at = crate::core::now();
-        let claim = Claim {
-            repository: core.config.id.clone(),
-            planned_at,
-            objects: plan.mark.clone(),
-        };
-        core.store
-            .put_new(
-                &names::prune(planned_at)?,
-                signed::write(Kind::Prune, &claim, b"", key)?,
-            )
-            .await?;
+        mark(core, plan.mark.clone()).await?;
         report.marked = plan.mark.len() as u64;
     }
     for name in &plan.renew {
@@ -309,7 +337,7 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
     let view = look(core, plan.grace).await?;
     let (sweep, _) = view.sweep(plan.grace);
     for name in &plan.delete {
-        let dead = view.dead_manifests.iter().any(|m| m.as_str() == name);
+        let dead = view.dead.iter().any(|m| m.as_str() == name);
         if !dead && !sweep.contains(name) {
             report.spared.push(name.clone());
             continue;

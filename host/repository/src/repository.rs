@@ -2,13 +2,15 @@
 
 use crate::core::Core;
 use crate::keys::{Recipients, WriterKey, WriterPublic};
+use crate::makers::{Makers, PlainArtifacts};
 use crate::manifest::{self, Manifest};
 use crate::read::OpenBackup;
 use crate::write::Backup;
 use crate::{
     Access, Annotation, BackupId, BackupStart, BackupSummary, CheckMode, CheckReport, PrunePlan, PruneReport,
-    RepositoryError, annotation, check, forget, prune,
+    RepairReport, RepositoryError, Rewrite, RewriteReport, annotation, check, forget, prune,
 };
+use essrun_artifact::Progress;
 use essrun_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,23 @@ impl Repository {
         self.core.authorize(writer).await
     }
 
+    /// Gives the writer key at hand up in favour of `new`, made by [`WriterKey::rotated`] and saved before.
+    pub async fn rotate(&self, new: &WriterKey) -> Result<(), RepositoryError> {
+        self.core.rotate(new).await
+    }
+
+    /// Writes packs anew, leaving out what nothing needs or encrypting to the recipients of today; with `confirm`. Else it
+    /// only says what it would do. Needs an identity and the writer key.
+    pub async fn rewrite(
+        &self,
+        what: Rewrite,
+        confirm: bool,
+        makers: &dyn Makers,
+        progress: &dyn Progress,
+    ) -> Result<RewriteReport, RepositoryError> {
+        crate::write::rewrite(self.core.clone(), what, confirm, makers, progress).await
+    }
+
     /// All committed and not forgotten backups, oldest first. Bodies are there when a key reads them.
     ///
     /// A manifest that is damaged or forged is left out with a warning; `check` names it.
@@ -76,6 +95,10 @@ impl Repository {
 
     /// Trusted manifests that are not forgotten, oldest first.
     async fn manifests(&self) -> Result<Vec<Manifest>, RepositoryError> {
+        self.manifests_that_are(false).await
+    }
+
+    async fn manifests_that_are(&self, forgotten: bool) -> Result<Vec<Manifest>, RepositoryError> {
         let mut all = Vec::new();
         let (tombstones, odd) = forget::read_all(&self.core).await?;
         for (object, e) in odd {
@@ -83,7 +106,7 @@ impl Repository {
         }
         for (_, manifest) in manifest::read_all(&self.core).await? {
             match manifest {
-                Ok(manifest) if forget::is_forgotten(&tombstones, &manifest) => {}
+                Ok(manifest) if forget::is_forgotten(&tombstones, &manifest) != forgotten => {}
                 Ok(manifest) => all.push(manifest),
                 Err(e) => tracing::warn!(error = %e, "a manifest is left out"),
             }
@@ -98,11 +121,14 @@ impl Repository {
 
     /// Finds a backup by its id, the beginning of its id, or `latest`.
     async fn find(&self, wanted: &str) -> Result<Manifest, RepositoryError> {
+        Self::pick(wanted, self.manifests().await?)
+    }
+
+    fn pick(wanted: &str, mut all: Vec<Manifest>) -> Result<Manifest, RepositoryError> {
         let none = |why: &str| RepositoryError::NoBackup {
             wanted: wanted.chars().take(64).filter(|c| !c.is_control()).collect(),
             why: why.to_owned(),
         };
-        let mut all = self.manifests().await?;
         if wanted == "latest" {
             return all.pop().ok_or_else(|| none("there are no backups yet"));
         }
@@ -127,9 +153,14 @@ impl Repository {
         OpenBackup::open(self.core.clone(), self.find(wanted).await?).await
     }
 
-    /// Looks the repository over.
+    /// Looks the repository over; each artifact is taken to be its own content and nothing else.
     pub async fn check(&self, mode: CheckMode) -> Result<CheckReport, RepositoryError> {
-        check::check(self.core.clone(), mode).await
+        self.check_with(mode, &PlainArtifacts).await
+    }
+
+    /// Looks the repository over, asking the makers what artifacts are made of, so that all of it is read back.
+    pub async fn check_with(&self, mode: CheckMode, makers: &dyn Makers) -> Result<CheckReport, RepositoryError> {
+        check::check(self.core.clone(), mode, makers).await
     }
 
     /// Stores a small signed object beside a backup. `kind` is a short word of a-z, 0-9 and `-`.
@@ -150,6 +181,19 @@ impl Repository {
     /// Forgets a backup: sets its tombstone. What only it needs goes with a later [`Repository::prune`].
     pub async fn forget(&self, backup: &BackupId, reason: &str) -> Result<(), RepositoryError> {
         forget::set(&self.core, &self.find(backup.as_str()).await?, reason).await
+    }
+
+    /// Brings a forgotten backup back, within the grace time that prunes are run with. Gives its name.
+    pub async fn unforget(&self, wanted: &str, grace: Duration) -> Result<BackupId, RepositoryError> {
+        let manifest = Self::pick(wanted, self.manifests_that_are(true).await?)?;
+        forget::undo(&self.core, &manifest, grace).await?;
+        Ok(manifest.claim.backup)
+    }
+
+    /// Does what can be done about damage; with `confirm`. Else it only says what it would do. Needs the writer key, and
+    /// for some of it an identity.
+    pub async fn repair(&self, confirm: bool, makers: &dyn Makers) -> Result<RepairReport, RepositoryError> {
+        crate::repair::repair(self.core.clone(), confirm, makers).await
     }
 
     /// What a prune would do; changes nothing but a probe of the store's clock.

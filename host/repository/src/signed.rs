@@ -34,6 +34,7 @@ pub(crate) enum Kind {
     Lease,
     Prune,
     Index,
+    Revision,
 }
 
 impl Kind {
@@ -47,6 +48,7 @@ impl Kind {
             Kind::Annotation => "essrun annotation 1",
             Kind::Lease => "essrun lease 1",
             Kind::Index => "essrun index 1",
+            Kind::Revision => "essrun revision 1",
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::index_object::{self, INDEX_LIMIT, PackIndex};
 use crate::names::{Hash, IndexName, PackName};
 use crate::{RepositoryError, envelope};
 use bytes::Bytes;
+use essrun_store::Cause;
 use futures_util::{StreamExt, TryStreamExt};
 use std::collections::{HashMap, HashSet};
 
@@ -41,7 +42,7 @@ async fn take_in(core: &Core, names: Vec<IndexName>, strict: bool) -> Result<(),
         .map(|name| async move {
             match read_index(core, &name).await {
                 Ok(index) => Ok(Some((index, name.object()?.to_string()))),
-                Err(e @ (RepositoryError::Damaged { .. } | RepositoryError::Key { .. })) if !strict => {
+                Err(e) if !strict && leaves_the_rest(&e) => {
                     tracing::warn!(error = %e, "an index is left out; what it names is stored anew");
                     Ok(None)
                 }
@@ -59,16 +60,34 @@ async fn take_in(core: &Core, names: Vec<IndexName>, strict: bool) -> Result<(),
     Ok(())
 }
 
+/// Whether an index that cannot be read says nothing of the others.
+fn leaves_the_rest(e: &RepositoryError) -> bool {
+    match e {
+        RepositoryError::Damaged { .. } | RepositoryError::Key { .. } => true,
+        RepositoryError::Store(e) => e.cause == Cause::Missing,
+        _ => false,
+    }
+}
+
 /// The packs a new backup may rely on, by their number in the local index.
 pub(crate) async fn own_packs(core: &Core) -> Result<HashSet<u32>, RepositoryError> {
-    let writer = core.writer()?.id();
+    core.writer()?;
     let index = core.index()?;
-    let mut indexed: HashMap<Hash, IndexName> = HashMap::new();
-    for info in core.store.list(&format!("index/{writer}")).await? {
-        if let Some(name) = IndexName::parse(info.name.as_str())
-            && name.sum.bytes == info.bytes
-        {
-            indexed.insert(name.pack, name);
+    // Before the store is looked at: what another run enters meanwhile must not be taken for gone.
+    let mut known = index.numbers()?;
+    // About to be deleted, or found damaged: still known, for readers, but not to be relied on.
+    let marked = crate::prune::marked(core).await?;
+    let mut indexed: HashMap<Hash, Vec<(String, IndexName)>> = HashMap::new();
+    for writer in core.own_writers() {
+        for info in core.store.list(&format!("index/{writer}")).await? {
+            if let Some(name) = IndexName::parse(info.name.as_str())
+                && name.sum.bytes == info.bytes
+            {
+                indexed
+                    .entry(name.pack)
+                    .or_default()
+                    .push((info.name.to_string(), name));
+            }
         }
     }
     let mut there: HashSet<Hash> = HashSet::new();
@@ -81,26 +100,47 @@ pub(crate) async fn own_packs(core: &Core) -> Result<HashSet<u32>, RepositoryErr
             }
         }
     }
-    // About to be deleted: still known, for readers, but not to be relied on.
-    let marked: HashSet<Hash> = crate::prune::marked(core)
-        .await?
-        .iter()
-        .filter_map(|name| match IndexName::parse(name) {
-            Some(index) => Some(index.pack),
-            None => PackName::parse(name).map(|pack| pack.sum.hash),
-        })
-        .collect();
-    let known = index.numbers()?;
-    let whole = |pack: &Hash| there.contains(pack) && indexed.contains_key(pack);
-    let gone: HashMap<Hash, u32> = known.iter().filter(|(p, _)| !whole(p)).map(|(p, n)| (*p, *n)).collect();
+    // Those not marked first: where a damaged index was made again, that one is read.
+    for names in indexed.values_mut() {
+        names.sort_by_key(|(object, _)| marked.contains(object));
+    }
+    let whole = |pack: &Hash, number: u32| -> Result<bool, RepositoryError> {
+        let Some(names) = indexed.get(pack).filter(|_| there.contains(pack)) else {
+            return Ok(false);
+        };
+        // A repair may have put another index in the place of the one this host learnt of the pack from.
+        let known = match index.pack(number) {
+            Ok(pack) => pack.index,
+            // Another run took it out meanwhile.
+            Err(_) => return Ok(false),
+        };
+        let outdated = marked.contains(&known) && names.iter().any(|(object, _)| !marked.contains(object));
+        Ok(!outdated && names.iter().any(|(object, _)| object == &known))
+    };
+    let mut gone: HashMap<Hash, u32> = HashMap::new();
+    for (pack, number) in &known {
+        if !whole(pack, *number)? {
+            gone.insert(*pack, *number);
+        }
+    }
     index.remove(&gone)?;
+    known.retain(|pack, _| !gone.contains_key(pack));
     let fresh = indexed
-        .values()
-        .filter(|n| there.contains(&n.pack) && !known.contains_key(&n.pack))
-        .cloned();
+        .iter()
+        .filter(|(pack, _)| there.contains(*pack) && !known.contains_key(*pack))
+        .filter_map(|(_, names)| names.first().map(|(_, name)| name.clone()));
     take_in(core, fresh.collect(), false).await?;
     let all = index.numbers()?;
-    let reliable = |pack: &Hash| whole(pack) && !marked.contains(pack);
+    let given_up: HashSet<Hash> = marked
+        .iter()
+        .filter_map(|name| PackName::parse(name).map(|pack| pack.sum.hash))
+        .collect();
+    let reliable = |pack: &Hash| {
+        let names = indexed
+            .get(pack)
+            .filter(|_| there.contains(pack) && !given_up.contains(pack));
+        names.is_some_and(|names| names.iter().any(|(object, _)| !marked.contains(object)))
+    };
     Ok(all
         .into_iter()
         .filter(|(pack, _)| reliable(pack))

@@ -136,6 +136,9 @@ pub struct BackupSummary {
     /// Objects a restore of it needs.
     pub needed_objects: u64,
     pub needed_bytes: u64,
+    /// Objects of it that are lost for good, as a repair found; 0: it is whole as far as is known.
+    #[serde(default)]
+    pub lost_objects: u64,
     /// What the pipeline stored with it; `None` when opened without a key that reads it.
     pub body: Option<serde_json::Value>,
 }
@@ -187,10 +190,24 @@ pub enum FindingKind {
     RolledBack,
     /// It is whole, but what it holds is not what it must be.
     Undecodable,
+    /// A repair found that a part of a backup is lost for good; it says so, and the rest is whole. Nothing new.
+    KnownDamage,
+    /// Contents can be read by others than the recipients of today, or not by all of these. Nothing is damaged.
+    OtherRecipients,
     /// Nothing needs it: left by an interrupted run. Harmless.
     Unused,
     /// The store failed while it was looked at.
     Unreadable,
+}
+
+impl FindingKind {
+    /// Worth knowing, and no fault of the repository.
+    pub fn is_harmless(self) -> bool {
+        matches!(
+            self,
+            FindingKind::Unused | FindingKind::KnownDamage | FindingKind::OtherRecipients
+        )
+    }
 }
 
 /// One thing that is wrong, by the object's name.
@@ -214,9 +231,9 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// Whether nothing is wrong; unused objects are not wrong.
+    /// Whether nothing is wrong. Unused objects are not, nor is what is known and said elsewhere.
     pub fn is_good(&self) -> bool {
-        self.findings.iter().all(|f| f.kind == FindingKind::Unused)
+        self.findings.iter().all(|f| f.kind.is_harmless())
     }
 }
 

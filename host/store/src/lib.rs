@@ -15,6 +15,7 @@
 
 mod error;
 mod faulty;
+mod leftovers;
 mod name;
 mod objects;
 mod open;
@@ -23,6 +24,7 @@ mod throttle;
 
 pub use error::{Cause, StoreError};
 pub use faulty::{Fault, FaultPlan, Faulty, Op};
+pub use leftovers::{Leftover, leftovers};
 pub use name::{NameError, ObjectName};
 pub use objects::Objects;
 pub use open::{Location, open};

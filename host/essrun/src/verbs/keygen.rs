@@ -19,10 +19,11 @@ pub fn run(args: KeygenArgs, ui: &Ui) -> Result<(), PipelineError> {
             ));
         }
         Keygen::Writer { output } => {
-            keys::new_writer(&output)?;
-            ui.answer(&serde_json::json!({"event": "writer-key", "file": output}), || {
-                format!("writer key: {}", output.display())
-            });
+            let public = keys::new_writer(&output)?;
+            ui.answer(
+                &serde_json::json!({"event": "writer-key", "file": output, "public": public}),
+                || format!("writer key: {}\npublic: {public}", output.display()),
+            );
             ui.say(
                 "It stays on the backup host. It signs backups and recognises what is already stored; it opens no backup.",
             );

@@ -37,6 +37,9 @@ pub async fn run(args: PipelineArgs, ui: &Ui) -> Result<(), PipelineError> {
         if !b.suspect.is_empty() {
             line.push_str(&format!("  SUSPECT: {}", b.suspect.join("; ")));
         }
+        if b.lost_objects > 0 {
+            line.push_str("  DAMAGED, `show` says what is lost");
+        }
         match &b.drill {
             Some(drill) if drill.passed => line.push_str(&format!("  restored in a drill {}", utc(drill.at))),
             Some(drill) => line.push_str(&format!("  DRILL FAILED {}", utc(drill.at))),

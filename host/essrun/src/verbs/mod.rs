@@ -12,7 +12,11 @@ mod list;
 mod plan;
 mod policy;
 mod prune;
+mod rekey;
+mod repack;
+mod repair;
 mod restore;
+mod rotate;
 mod show;
 mod status;
 mod validate;
@@ -35,6 +39,10 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Validate(args) => validate::run(args, ui).await,
         Verb::Forget(args) => forget::run(args, ui).await,
         Verb::Prune(args) => prune::run(args, ui).await,
+        Verb::Repack(args) => repack::run(args, ui).await,
+        Verb::Rekey(args) => rekey::run(args, ui).await,
+        Verb::Repair(args) => repair::run(args, ui).await,
+        Verb::Rotate(args) => rotate::run(args, ui).await,
         Verb::Incident(args) => incident::run(args, ui).await,
         Verb::Policy(verb) => policy::run(verb, ui).await,
         Verb::Init(args) => init::run(args, ui).await,

@@ -40,6 +40,8 @@ pub struct RepositoryConfig {
     /// Those of them whose identity is said to be kept where no network reaches it.
     pub offline: BTreeSet<String>,
     pub writer_key: Option<PathBuf>,
+    /// Writers to be believed, told from outside; empty: whom the repository itself names.
+    pub trusted_writers: Vec<essrun_repository::WriterPublic>,
     pub cache: PathBuf,
     pub compression_level: i32,
 }
@@ -370,6 +372,21 @@ impl Checker<'_> {
                     .map(str::to_owned),
             );
         }
+        let mut trusted_writers = Vec::new();
+        for writer in raw.trusted_writers.unwrap_or_default() {
+            trusted_writers.push(
+                writer
+                    .get_ref()
+                    .parse()
+                    .map_err(|e: essrun_repository::RepositoryError| {
+                        self.places.error(
+                            self.places.of(&writer),
+                            e.to_string(),
+                            "a writer's public key stands in the head of its key file: essrun-writer-…",
+                        )
+                    })?,
+            );
+        }
         let level = raw.compression_level.as_ref().map_or(2, |l| *l.get_ref());
         if let Some(given) = &raw.compression_level
             && !(1..=19).contains(&level)
@@ -385,6 +402,7 @@ impl Checker<'_> {
             url,
             recipients,
             offline,
+            trusted_writers,
             writer_key: raw.writer_key.map(|p| self.path(p.get_ref())),
             cache: raw.cache.map_or_else(default_cache, |p| self.path(p.get_ref())),
             compression_level: level,

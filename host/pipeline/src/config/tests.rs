@@ -196,3 +196,51 @@ fn recipients_may_be_marked_as_kept_offline() {
         assert!(error.contains(says) && error.contains("toml:6"), "{bad}: {error}");
     }
 }
+
+/// Whatever stands in the file: a pipeline or an error that says where, never a panic.
+#[test]
+fn twisted_files_do_not_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut roll = move |sides: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % sides as u64) as usize
+    };
+    let pieces = [
+        "[",
+        "]",
+        "=",
+        "\"",
+        "{",
+        "}",
+        "\n",
+        "= 1",
+        "= []",
+        "[[x]]",
+        ".",
+        "\u{0}",
+        "ü",
+        "inf",
+        "1979-05-27",
+    ];
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..3000 {
+        let mut text = GOOD.to_owned();
+        for _ in 0..=roll(3) {
+            let at = roll(text.len());
+            let to = (at + roll(12)).min(text.len());
+            if text.is_char_boundary(at) && text.is_char_boundary(to) {
+                text.replace_range(at..to, pieces[roll(pieces.len())]);
+            }
+        }
+        match parse(&text) {
+            Ok(_) => good += 1,
+            Err(e) => {
+                bad += 1;
+                assert!(e.to_string().contains("pipeline.toml"), "{e}\n{text}");
+            }
+        }
+    }
+    assert!(good > 0 && bad > 100, "{good} {bad}");
+}

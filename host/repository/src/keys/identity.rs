@@ -117,11 +117,14 @@ impl Identity {
         self.inner.as_ref()
     }
 
-    pub(crate) fn of_writer(key: &super::WriterKey) -> Self {
-        Identity {
-            what: format!("writer {}", key.id()),
-            inner: Arc::new(key.index_identity().clone()),
-        }
+    /// What opens the listings of a writer and of those it was rotated from.
+    pub(crate) fn of_writer(key: &super::WriterKey) -> Vec<Self> {
+        key.index_identities()
+            .map(|index| Identity {
+                what: format!("writer {}", key.id()),
+                inner: Arc::new(index.clone()),
+            })
+            .collect()
     }
 }
 

@@ -146,6 +146,14 @@ struct Secrets {
     index: age::x25519::Identity,
     chunk: ChunkKey,
     signing: SigningKey,
+    /// Of the keys this one was rotated from: who they were, and what opens the listings they wrote. Oldest first.
+    former: Vec<Former>,
+}
+
+#[derive(Clone)]
+struct Former {
+    public: WriterPublic,
+    index: age::x25519::Identity,
 }
 
 /// See the module's page. Clones share the secrets.
@@ -166,7 +174,43 @@ impl WriterKey {
             index: age::x25519::Identity::generate(),
             chunk: ChunkKey(rand::random()),
             signing: SigningKey::from_bytes(&signing),
+            former: Vec::new(),
         }))
+    }
+
+    /// Makes the key that takes this one's place: it signs anew and seals listings anew, still opens the old listings,
+    /// and names chunks as before, so that nothing has to be stored again.
+    pub fn rotated(&self) -> Self {
+        let signing = Zeroizing::new(rand::random::<[u8; 32]>());
+        let mut former = self.0.former.clone();
+        former.push(Former {
+            public: self.public(),
+            index: self.0.index.clone(),
+        });
+        WriterKey(Arc::new(Secrets {
+            index: age::x25519::Identity::generate(),
+            chunk: self.0.chunk.clone(),
+            signing: SigningKey::from_bytes(&signing),
+            former,
+        }))
+    }
+
+    /// Whether this key was made by rotating `other`, at once or in several steps.
+    pub fn follows(&self, other: &WriterPublic) -> bool {
+        self.0.former.iter().any(|f| &f.public == other)
+    }
+
+    /// This writer and those it was rotated from: their backups are its own.
+    pub(crate) fn ids(&self) -> Vec<WriterId> {
+        let former = self.0.former.iter().map(|f| f.public.id());
+        former.chain([self.id()]).collect()
+    }
+
+    /// Its own index identity, then those of the keys it was rotated from.
+    pub(crate) fn index_identities(&self) -> impl Iterator<Item = &age::x25519::Identity> {
+        [&self.0.index]
+            .into_iter()
+            .chain(self.0.former.iter().rev().map(|f| &f.index))
     }
 
     /// Writes the key to a new file with mode 0600; refused when the file exists.
@@ -191,7 +235,7 @@ impl WriterKey {
         let index = self.0.index.to_string();
         let chunk = Zeroizing::new(hex::encode(self.0.chunk.0));
         let signing = Zeroizing::new(hex::encode(self.0.signing.as_bytes()));
-        Zeroizing::new(format!(
+        let mut text = Zeroizing::new(format!(
             "# {TITLE}\n\
              # Keep this on the backup host, readable by its user only. It cannot open contents.\n\
              # public: {public}\n\
@@ -201,7 +245,12 @@ impl WriterKey {
             index.expose_secret(),
             chunk.as_str(),
             signing.as_str(),
-        ))
+        ));
+        for former in &self.0.former {
+            let index = former.index.to_string();
+            text.push_str(&format!("former: {} {}\n", former.public, index.expose_secret()));
+        }
+        text
     }
 
     /// Reads the text of a key file.
@@ -223,7 +272,7 @@ impl WriterKey {
                 "it does not begin with the line of a writer key"
             }));
         }
-        let (mut index, mut chunk, mut signing) = (None, None, None);
+        let (mut index, mut chunk, mut signing, mut former) = (None, None, None, Vec::new());
         for line in lines.map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
             let (name, value) = line
                 .split_once(':')
@@ -232,6 +281,16 @@ impl WriterKey {
                 "index" => &mut index,
                 "chunk" => &mut chunk,
                 "signing" => &mut signing,
+                "former" => {
+                    let read = value.trim().split_once(' ').and_then(|(public, index)| {
+                        Some(Former {
+                            public: public.parse().ok()?,
+                            index: age::x25519::Identity::from_str(index.trim()).ok()?,
+                        })
+                    });
+                    former.push(read.ok_or_else(|| refuse("a key it was rotated from is broken"))?);
+                    continue;
+                }
                 _ => return Err(refuse("it has a line of unknown name")),
             };
             if slot.replace(value.trim()).is_some() {
@@ -252,6 +311,7 @@ impl WriterKey {
             index,
             chunk: ChunkKey(*chunk),
             signing: SigningKey::from_bytes(&signing),
+            former,
         })))
     }
 
@@ -269,10 +329,6 @@ impl WriterKey {
 
     pub(crate) fn chunk_key(&self) -> &ChunkKey {
         &self.0.chunk
-    }
-
-    pub(crate) fn index_identity(&self) -> &age::x25519::Identity {
-        &self.0.index
     }
 
     pub(crate) fn index_recipient(&self) -> age::x25519::Recipient {
@@ -304,6 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rotated_key_keeps_what_it_needs_and_nothing_else() {
+        let old = WriterKey::generate();
+        let new = WriterKey::from_text(&old.rotated().rotated().to_text()).unwrap();
+        assert!(new.follows(&old.public()) && !old.follows(&new.public()));
+        assert_eq!((new.ids().len(), new.ids()[0].clone()), (3, old.id()));
+        assert_eq!(new.chunk_key().naming(), old.chunk_key().naming());
+        assert_eq!(new.index_identities().count(), 3);
+        let signing = old
+            .to_text()
+            .lines()
+            .find(|l| l.starts_with("signing:"))
+            .unwrap()
+            .to_owned();
+        assert!(!new.to_text().contains(&signing), "the old signing key is gone");
+    }
+
+    #[test]
     fn broken_key_texts_are_refused() {
         let text = WriterKey::generate().to_text();
         for (from, to) in [
@@ -312,6 +385,7 @@ mod tests {
             ("chunk: ", "chunk: zz"),
             ("AGE-SECRET-KEY-1", "AGE-SECRET-KEY-2"),
             ("signing:", "chunk:"),
+            ("signing:", "former: essrun-writer-00 x\nsigning:"),
         ] {
             assert!(WriterKey::from_text(&text.replacen(from, to, 1)).is_err(), "{from}");
         }

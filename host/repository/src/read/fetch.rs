@@ -20,14 +20,14 @@ const HEADERS_KEPT: usize = 512;
 
 /// A chunk wanted from a run, in order.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pick {
+pub(crate) struct Pick {
     pub id: ChunkId,
     pub place: Place,
 }
 
 /// Chunks of one pack, in frames `first..=last`.
 #[derive(Clone, Debug)]
-pub(super) struct Run {
+pub(crate) struct Run {
     pub pack: u32,
     pub first: u32,
     pub last: u32,
@@ -100,7 +100,7 @@ impl Fetcher {
     }
 
     /// Where a chunk is.
-    pub(super) fn locate(&self, chunk: &ChunkRef) -> Result<(u32, Place), RepositoryError> {
+    pub(crate) fn locate(&self, chunk: &ChunkRef) -> Result<(u32, Place), RepositoryError> {
         let found = {
             let usable = self.usable.read().unwrap_or_else(PoisonError::into_inner);
             self.index.find(&chunk.id, |pack| usable.contains(&pack))?
@@ -148,7 +148,7 @@ impl Fetcher {
     }
 
     /// The chunks of a run, in the order of its picks, each checked against its id.
-    pub(super) async fn fetch(self: Arc<Self>, run: Run) -> Result<Vec<Bytes>, RepositoryError> {
+    pub(crate) async fn fetch(self: Arc<Self>, run: Run) -> Result<Vec<Bytes>, RepositoryError> {
         let pack = self.pack(run.pack)?;
         let frames = self.frames_of(&run, &pack).await?;
         let naming_key = self.naming_key;

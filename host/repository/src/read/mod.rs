@@ -3,21 +3,23 @@
 mod fetch;
 mod stream;
 
-pub(crate) use fetch::Fetcher;
+pub(crate) use fetch::{Fetcher, Pick, Run};
 pub(crate) use stream::RefReader;
 
 use crate::core::Core;
-use crate::manifest::{Manifest, Sealed};
+use crate::manifest::{Damaged, Manifest, Sealed};
 use crate::names::{self, ListName};
 use crate::{BackupSummary, RepositoryError, sync};
 use async_trait::async_trait;
 use essrun_artifact::{ArtifactRecord, BackupReader, Content, ContentReader, KeepError};
+use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
 /// A committed backup, opened for reading.
 pub struct OpenBackup {
     summary: BackupSummary,
     artifacts: Vec<ArtifactRecord>,
+    damaged: Vec<Damaged>,
     body: serde_json::Value,
     list: Vec<String>,
     fetcher: Arc<Fetcher>,
@@ -40,6 +42,7 @@ pub(crate) async fn read_list(core: &Core, list: &ListName) -> Result<Vec<String
         (names::parse_hash(hash)? == sum.hash).then(|| name.to_owned())
     };
     text.lines()
+        .filter(|line| !line.is_empty())
         .map(|line| parse(line).ok_or_else(|| RepositoryError::damaged(&object, "a line of it is not `hash  object`")))
         .collect()
 }
@@ -47,14 +50,25 @@ pub(crate) async fn read_list(core: &Core, list: &ListName) -> Result<Vec<String
 impl OpenBackup {
     pub(crate) async fn open(core: Arc<Core>, manifest: Manifest) -> Result<Self, RepositoryError> {
         let sealed: Sealed = manifest.open(&core)?;
-        let naming_key = names::parse_hash(&sealed.chunk_id_key)
-            .ok_or_else(|| RepositoryError::damaged(&manifest.object, "its chunk key is broken"))?;
         let list = read_list(&core, &manifest.list).await?;
         let usable = sync::listed_packs(&core, &list).await?;
+        Self::among(core, manifest, sealed, list, usable)
+    }
+
+    /// With what is known of it already, and the packs that may be read.
+    pub(crate) fn among(
+        core: Arc<Core>,
+        manifest: Manifest,
+        sealed: Sealed,
+        list: Vec<String>,
+        usable: HashSet<u32>,
+    ) -> Result<Self, RepositoryError> {
+        let naming_key = crate::write::naming_key(&sealed, manifest.object.as_str())?;
         let fetcher = Fetcher::new(core.clone(), core.index()?, Arc::new(RwLock::new(usable)), naming_key);
         Ok(OpenBackup {
             summary: manifest.summary(Some(sealed.body.clone())),
             artifacts: sealed.artifacts,
+            damaged: sealed.damaged,
             body: sealed.body,
             list,
             fetcher: Arc::new(fetcher),
@@ -64,6 +78,11 @@ impl OpenBackup {
     /// What is known of the backup; its body is always there.
     pub fn summary(&self) -> &BackupSummary {
         &self.summary
+    }
+
+    /// Artifacts that cannot be read in full any more, as a repair found.
+    pub fn damaged(&self) -> &[Damaged] {
+        &self.damaged
     }
 
     /// What the pipeline stored with it.

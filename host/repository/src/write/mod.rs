@@ -4,11 +4,13 @@ mod flow;
 mod lane;
 mod lease;
 mod packer;
+mod rewrite;
 
 use crate::core::{Core, now};
 use crate::manifest::{self, Claim, Head, Manifest, Sealed};
-use crate::names::{self, ListName, Sum};
+use crate::names::{self, ListName};
 use crate::read::{Fetcher, RefReader};
+use crate::revision;
 use crate::signed::{self, Kind};
 use crate::sync;
 use crate::{BackupId, BackupStart, BackupStats, BackupSummary, RepositoryError, envelope};
@@ -16,9 +18,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use essrun_artifact::{ArtifactRecord, BackupWriter, ChunkList, Content, KeepError, Lane, LaneSpec, Sensitivity};
 use essrun_store::Outcome;
-use flow::Flow;
-use lease::Lease;
-pub(crate) use lease::LeaseClaim;
+pub(crate) use flow::Flow;
+pub(crate) use lease::{Lease, LeaseClaim};
+pub(crate) use packer::Packer;
+pub use rewrite::{PackToRewrite, Rewrite, RewriteReport};
+pub(crate) use rewrite::{naming_key, rewrite};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,7 +134,7 @@ impl Backup {
         Ok(manifest.summary(Some(body)))
     }
 
-    /// Writes the list of needed objects, in the form `sha256sum -c` reads.
+    /// Writes the list of needed objects.
     async fn put_list(&self) -> Result<(ListName, u64, u64), RepositoryError> {
         let mut objects = BTreeSet::new();
         for number in self.flow.needed() {
@@ -138,16 +142,7 @@ impl Backup {
             objects.insert(pack.name.object()?.to_string());
             objects.insert(pack.index);
         }
-        let (mut text, mut bytes) = (String::new(), 0u64);
-        for object in &objects {
-            let sum = names::sum_in_name(object)
-                .ok_or_else(|| RepositoryError::Internal(format!("{object} carries no hash in its name")))?;
-            bytes += sum.bytes;
-            text.push_str(&format!("{}  {object}\n", hex::encode(sum.hash)));
-        }
-        let list = ListName(Sum::of(text.as_bytes()));
-        self.flow.core.store.put_new(&list.object()?, Bytes::from(text)).await?;
-        Ok((list, objects.len() as u64, bytes))
+        revision::put_list(&self.flow.core, &objects).await
     }
 
     async fn seal(&self, body: serde_json::Value) -> Result<Bytes, RepositoryError> {
@@ -159,6 +154,7 @@ impl Backup {
                 recipients: flow.core.recipients.texts().map(str::to_owned).collect(),
                 artifacts,
                 body,
+                damaged: Vec::new(),
             };
             let json = serde_json::to_vec(&sealed).map_err(|e| RepositoryError::Internal(e.to_string()))?;
             let recipients = flow.recipients(essrun_artifact::Domain::Meta);

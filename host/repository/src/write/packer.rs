@@ -7,7 +7,7 @@
 use super::flow::Flow;
 use crate::RepositoryError;
 use crate::envelope::{self, Sealer};
-use crate::index_object::{self, FRAME_TARGET, FrameChunks};
+use crate::index_object::{self, FRAME_TARGET, FrameChunks, lengths_frame};
 use crate::names::{IndexName, PackName, Sum};
 use essrun_artifact::{ChunkId, ChunkRef, Domain};
 use std::collections::VecDeque;
@@ -37,7 +37,7 @@ struct PackInMaking {
 }
 
 /// See the module's page.
-pub(super) struct Packer {
+pub(crate) struct Packer {
     flow: Arc<Flow>,
     domain: Domain,
     open: Frame,
@@ -87,7 +87,8 @@ impl Packer {
         let permit = permit.map_err(|e| RepositoryError::Internal(e.to_string()))?;
         self.compressing.push_back(tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let bytes = flow.compress(&frame.plain)?;
+            let mut bytes = lengths_frame(&frame.chunks)?;
+            bytes.extend_from_slice(&flow.compress(&frame.plain)?);
             flow.give_back(frame.plain);
             Ok(Compressed {
                 bytes,

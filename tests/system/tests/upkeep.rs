@@ -1,0 +1,594 @@
+//! Looking after a repository through the command line: check at each level, repair, repack, rekey, rotate, and the
+//! reader written from docs/FORMAT.md.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use essrun_testkit::essrun::{Essrun, Outcome};
+use essrun_testkit::site::{Site, tree};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A file tree and a repository, no server.
+struct Folder {
+    dir: tempfile::TempDir,
+}
+
+const KEEP: &str = "\n[retention]\nkeep-last = 1\n";
+const FINDINGS: i32 = 8;
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = Folder {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let made = folder.run(&["keygen", "identity", "--output", "identity.txt"]);
+        folder.run(&["keygen", "writer", "--output", "writer.key"]);
+        folder.pipeline(&recipient_in(&made), "writer.key", "");
+        folder.fill(0..40);
+        folder.run(&["init", "pipeline.toml"]);
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn pipeline(&self, recipient: &str, writer: &str, more: &str) {
+        let text = format!(
+            "version = 1\nname = \"folder\"\n\n[repository]\nurl = \"repository\"\nrecipients = [\"{recipient}\"]\n\
+             writer-key = \"{writer}\"\ncache = \"cache\"\n{more}\n[components.site]\nuse = \"generic\"\n\
+             volumes = {{ files = {{ path = \"files\" }} }}\n{KEEP}"
+        );
+        std::fs::write(self.path().join("pipeline.toml"), text).unwrap();
+    }
+
+    /// Incompressible files; the same number has the same bytes.
+    fn fill(&self, numbers: std::ops::Range<u64>) {
+        std::fs::create_dir_all(self.path().join("files/sub")).unwrap();
+        for n in numbers {
+            let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let bytes: Vec<u8> = (0..20_000)
+                .map(|_| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    state as u8
+                })
+                .collect();
+            std::fs::write(self.path().join(format!("files/sub/{n:03}")), bytes).unwrap();
+        }
+    }
+
+    fn essrun(&self) -> Essrun {
+        Essrun::in_dir(self.path())
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.essrun().run(args).expect_success()
+    }
+
+    fn objects(&self, below: &str) -> Vec<PathBuf> {
+        let output = Command::new("find")
+            .arg(self.path().join("repository").join(below))
+            .args(["-type", "f"])
+            .output()
+            .unwrap();
+        let mut found: Vec<PathBuf> = String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(PathBuf::from)
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// `check` without any key, with the writer key, with an identity.
+    fn check(&self, level: &str) -> Outcome {
+        let essrun = self.essrun();
+        let key = self.path().join("writer.key");
+        let hidden = self.path().join("writer.key.away");
+        match level {
+            "public" => {
+                std::fs::rename(&key, &hidden).unwrap();
+                let outcome = essrun.run_json(&["check", "pipeline.toml"]);
+                std::fs::rename(&hidden, &key).unwrap();
+                outcome
+            }
+            "writer" => essrun.run_json(&["check", "pipeline.toml"]),
+            _ => essrun.run_json(&["check", "pipeline.toml", "--identity", "identity.txt"]),
+        }
+    }
+
+    #[track_caller]
+    fn restored(&self, identity: &str, to: &str) {
+        self.run(&[
+            "extract",
+            "pipeline.toml",
+            "site/files",
+            "--identity",
+            identity,
+            "--output",
+            to,
+        ]);
+        assert_eq!(tree(&self.path().join(to)), tree(&self.path().join("files")));
+    }
+}
+
+fn recipient_in(outcome: &Outcome) -> String {
+    let words = outcome.stdout.split_whitespace();
+    words.filter(|w| w.starts_with("age1")).last().unwrap().to_owned()
+}
+
+fn name(folder: &Folder, path: &Path) -> String {
+    path.strip_prefix(folder.path().join("repository"))
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[track_caller]
+fn finds(outcome: &Outcome, kind: &str, object: &str) {
+    let report = outcome.events.iter().find(|e| e["findings"].is_array());
+    let findings = report.unwrap_or_else(|| panic!("{outcome}"))["findings"]
+        .as_array()
+        .unwrap();
+    assert!(
+        findings.iter().any(|f| f["kind"] == kind && f["object"] == object),
+        "{kind} of {object} is not among {findings:#?}"
+    );
+    assert_eq!(outcome.code(), Some(FINDINGS), "{outcome}");
+}
+
+#[test]
+fn each_kind_of_damage_is_named_at_each_level() {
+    let folder = Folder::new();
+    folder.run(&["pipeline.toml"]);
+    folder.fill(40..50);
+    folder.run(&["pipeline.toml"]);
+    for level in ["public", "writer", "full"] {
+        folder.check(level).expect_success();
+    }
+    let pack = folder.objects("data").remove(0);
+    let manifest = folder.objects("manifests").remove(0);
+    let newest = folder.objects("manifests").remove(1);
+    let damage = |path: &Path, with: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>, kind: &str, levels: &[&str]| {
+        let whole = std::fs::read(path).unwrap();
+        match with(whole.clone()) {
+            Some(bytes) => std::fs::write(path, bytes).unwrap(),
+            None => std::fs::remove_file(path).unwrap(),
+        }
+        for level in levels {
+            finds(&folder.check(level), kind, &name(&folder, path));
+        }
+        std::fs::write(path, whole).unwrap();
+    };
+    let all = ["public", "writer", "full"];
+    let flip = |mut b: Vec<u8>| {
+        b[300] ^= 1;
+        Some(b)
+    };
+    damage(&pack, &flip, "wrong-content", &all);
+    damage(&pack, &|b| Some(b[..b.len() - 1].to_vec()), "wrong-size", &all);
+    damage(&pack, &|_| None, "missing", &all);
+    let other = std::fs::read(folder.objects("data").pop().unwrap()).unwrap();
+    let swap = |b: Vec<u8>| {
+        let mut other = other.clone();
+        other.resize(b.len(), 7);
+        Some(other)
+    };
+    damage(&pack, &swap, "wrong-content", &all);
+    damage(&manifest, &|_| None, "chain-broken", &all);
+    damage(&manifest, &flip, "forged", &all);
+    // An old state played back: only who remembers the newer one can tell; this host does, whatever keys it has.
+    damage(&newest, &|_| None, "rolled-back", &all);
+    for level in ["public", "writer", "full"] {
+        folder.check(level).expect_success();
+    }
+    // A part a day is as good, one week later.
+    let mut chunks = 0;
+    for day in 1..=7 {
+        let part = format!("{day}/7");
+        let args = [
+            "check",
+            "pipeline.toml",
+            "--identity",
+            "identity.txt",
+            "--subset",
+            &part,
+        ];
+        let outcome = folder.essrun().run_json(&args).expect_success();
+        chunks += outcome.events.last().unwrap()["chunks_verified"].as_u64().unwrap();
+    }
+    let whole = folder.check("full");
+    let whole = whole.events.last().unwrap()["chunks_verified"].as_u64().unwrap();
+    assert!(whole >= 50, "files are read back, not only their listing: {whole}");
+    assert_eq!(chunks, whole);
+}
+
+#[test]
+fn repack_rekey_rotate_and_repair_keep_every_file() {
+    let folder = Folder::new();
+    folder.run(&["pipeline.toml"]);
+    for n in 0..30 {
+        std::fs::remove_file(folder.path().join(format!("files/sub/{n:03}"))).unwrap();
+    }
+    // Which of two backups of one second is the newer is not known to retention.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    folder.run(&["pipeline.toml"]);
+    let prune = || {
+        for _ in 0..2 {
+            folder.run(&["prune", "pipeline.toml", "--grace", "0d", "--confirm"]);
+        }
+    };
+    // Forgotten, brought back, forgotten.
+    let first = folder.essrun().run_json(&["list", "pipeline.toml"]).events[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    folder.run(&["forget", "pipeline.toml", "--confirm"]);
+    folder.run(&["forget", "pipeline.toml", "--undo", &first]);
+    assert_eq!(folder.essrun().run_json(&["list", "pipeline.toml"]).events.len(), 2);
+    folder.run(&["forget", "pipeline.toml", "--confirm"]);
+    prune();
+    let bytes = || {
+        folder
+            .objects("data")
+            .iter()
+            .map(|p| p.metadata().unwrap().len())
+            .sum::<u64>()
+    };
+    let before = bytes();
+    let said = folder.run(&["repack", "pipeline.toml", "--identity", "identity.txt"]);
+    assert!(said.stdout.contains("--confirm does it"), "{said}");
+    prune();
+    assert_eq!(bytes(), before, "a dry run changes nothing");
+    folder.run(&["repack", "pipeline.toml", "--identity", "identity.txt", "--confirm"]);
+    prune();
+    assert!(bytes() < before / 2, "{} of {before}", bytes());
+    folder.restored("identity.txt", "after-repack");
+    folder.check("full").expect_success();
+
+    // To an SSH key.
+    let keygen = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "backup", "-f", "ssh"])
+        .current_dir(folder.path())
+        .status()
+        .unwrap();
+    assert!(keygen.success());
+    let public = std::fs::read_to_string(folder.path().join("ssh.pub")).unwrap();
+    folder.pipeline(public.trim(), "writer.key", "");
+    let noted = folder.check("writer").expect_success();
+    assert!(noted.stdout.contains("other-recipients"), "{noted}");
+    folder.run(&["rekey", "pipeline.toml", "--identity", "identity.txt", "--confirm"]);
+    prune();
+    folder.restored("ssh", "after-rekey");
+    let old = [
+        "extract",
+        "pipeline.toml",
+        "site/files",
+        "--identity",
+        "identity.txt",
+        "--output",
+        "never",
+    ];
+    folder
+        .essrun()
+        .run(&old)
+        .expect_code(6)
+        .expect_stderr(&["none of the given keys"]);
+    let without = ["extract", "pipeline.toml", "site/files", "--output", "never-either"];
+    folder.essrun().run(&without).expect_code(6);
+    let noted = folder.check("writer").expect_success();
+    assert!(!noted.stdout.contains("other-recipients"), "{noted}");
+
+    // A new writer key.
+    folder.run(&["rotate", "pipeline.toml", "--output", "new.key"]);
+    assert!(!folder.path().join("new.key").exists());
+    folder.run(&["rotate", "pipeline.toml", "--output", "new.key", "--confirm"]);
+    folder.essrun().run(&["pipeline.toml"]).expect_stderr(&["was rotated"]);
+    folder.pipeline(public.trim(), "new.key", "");
+    folder.fill(50..52);
+    let made = folder.essrun().run_json(&["pipeline.toml"]).expect_success();
+    let new = made.events_of("committed").next().unwrap()["new-bytes"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        (40_000..120_000).contains(&new),
+        "only the two new files are new: {new}"
+    );
+    folder.restored("ssh", "after-rotate");
+
+    // An index lost, a killed run's leftovers.
+    let index = folder.objects("index").remove(0);
+    std::fs::remove_file(&index).unwrap();
+    let staging = folder.objects("data").remove(0).display().to_string() + "#1";
+    std::fs::write(&staging, b"half a pack").unwrap();
+    let old = Command::new("touch")
+        .args(["-d", "3 days ago", &staging])
+        .status()
+        .unwrap();
+    assert!(old.success());
+    let plan = folder.run(&["repair", "pipeline.toml", "--identity", "ssh"]);
+    assert!(
+        plan.stdout.contains("would be made again") && plan.stdout.contains("1 files of killed runs"),
+        "{plan}"
+    );
+    assert!(Path::new(&staging).exists());
+    folder.run(&["repair", "pipeline.toml", "--identity", "ssh", "--confirm"]);
+    assert!(!Path::new(&staging).exists());
+    folder
+        .essrun()
+        .run(&["check", "pipeline.toml", "--identity", "ssh"])
+        .expect_success();
+    folder.restored("ssh", "after-repair");
+    // What is gone for good is said in list and show, and the next backup is whole again.
+    for pack in folder.objects("data") {
+        std::fs::remove_file(pack).unwrap();
+    }
+    folder.run(&["repair", "pipeline.toml", "--identity", "ssh", "--confirm"]);
+    let listed = folder.run(&["list", "pipeline.toml"]);
+    assert!(listed.stdout.contains("DAMAGED"), "{listed}");
+    let shown = folder.run(&["show", "pipeline.toml"]);
+    assert!(
+        shown.stdout.contains("DAMAGED, cannot be restored: site/files"),
+        "{shown}"
+    );
+    folder.run(&["pipeline.toml"]);
+    folder.restored("ssh", "after-loss");
+    folder.run(&["repair", "pipeline.toml", "--identity", "ssh", "--confirm"]);
+    let listed = folder.run(&["list", "pipeline.toml"]);
+    assert!(
+        !listed.stdout.contains("DAMAGED"),
+        "what is there again is whole again: {listed}"
+    );
+}
+
+/// A plugin that wraps file keys by adding a constant: it only has to speak age's plugin protocol.
+const PLUGIN: &str = r#"#!/usr/bin/env python3
+import base64, sys
+ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+def bech32(hrp, data):
+    bits = "".join(f"{b:08b}" for b in data)
+    words = [int(bits[i:i+5].ljust(5, "0"), 2) for i in range(0, len(bits), 5)]
+    check = 1
+    for v in [ord(c) >> 5 for c in hrp] + [0] + [ord(c) & 31 for c in hrp] + words + [0] * 6:
+        top, check = check >> 25, (check & 0x1ffffff) << 5 ^ v
+        for i, g in enumerate([0x3b6a57b2, 0x26508e6d, 0x1ea119fa, 0x3d4233dd, 0x2a1462b3]):
+            check ^= g if top >> i & 1 else 0
+    check ^= 1
+    return hrp + "1" + "".join(ALPHABET[w] for w in words + [check >> 5 * (5 - i) & 31 for i in range(6)])
+def read():
+    line = sys.stdin.readline().rstrip("\n")
+    body = ""
+    while True:
+        part = sys.stdin.readline().rstrip("\n")
+        body += part
+        if len(part) < 64:
+            return line.split(" ")[1:], base64.b64decode(body + "=" * (-len(body) % 4))
+def write(words, body=b""):
+    text = base64.b64encode(body).decode().rstrip("=")
+    lines = [text[i:i+64] for i in range(0, len(text) + 1, 64)]
+    print("->", *words)
+    print("\n".join(lines), flush=True)
+def phase():
+    found = []
+    while True:
+        words, body = read()
+        if words[0] == "done":
+            return found
+        found.append((words, body))
+turn = lambda key: bytes(b ^ 0x5a for b in key)
+mode = sys.argv[1] if len(sys.argv) > 1 else ""
+if mode == "--age-plugin=recipient-v1":
+    found = phase()
+    files = [body for words, body in found if words[0] == "wrap-file-key"]
+    for at, key in enumerate(files):
+        write(["recipient-stanza", str(at), "essruntest", "x"], turn(key))
+        read()
+    write(["done"])
+elif mode == "--age-plugin=identity-v1":
+    for words, body in phase():
+        if words[0] == "recipient-stanza" and words[2] == "essruntest":
+            write(["file-key", words[1]], turn(body))
+            read()
+    write(["done"])
+else:
+    print(bech32("age1essruntest", b"recipient"))
+    print(bech32("age-plugin-essruntest-", b"identity").upper())
+"#;
+
+#[test]
+fn a_plugins_recipient_is_written_to_and_read_with() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let bin = folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let plugin = bin.join("age-plugin-essruntest");
+    std::fs::write(&plugin, PLUGIN).unwrap();
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let keys = Command::new(&plugin).output().unwrap();
+    assert!(keys.status.success(), "{}", String::from_utf8_lossy(&keys.stderr));
+    let keys = String::from_utf8(keys.stdout).unwrap();
+    let (recipient, identity) = keys.trim().split_once('\n').unwrap();
+    std::fs::write(folder.path().join("plugin.txt"), format!("{identity}\n")).unwrap();
+    std::fs::set_permissions(folder.path().join("plugin.txt"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    folder.pipeline(recipient, "writer.key", "");
+    let essrun = folder.essrun();
+    essrun
+        .run(&["pipeline.toml"])
+        .expect_stderr(&["install age-plugin-essruntest"]);
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let essrun = essrun.env("PATH", path);
+    essrun.run(&["pipeline.toml"]).expect_success();
+    essrun
+        .run(&["check", "pipeline.toml", "--identity", "plugin.txt"])
+        .expect_success();
+    let out = [
+        "extract",
+        "pipeline.toml",
+        "site/files",
+        "--identity",
+        "plugin.txt",
+        "--output",
+        "out",
+    ];
+    essrun.run(&out).expect_success();
+    assert_eq!(tree(&folder.path().join("out")), tree(&folder.path().join("files")));
+    let pack = std::fs::read(folder.objects("data").remove(0)).unwrap();
+    let head = String::from_utf8_lossy(&pack[..200]).into_owned();
+    assert!(head.contains("-> essruntest x\n") && !head.contains("X25519"), "{head}");
+}
+
+/// A writer key that is lost: nothing else is.
+#[test]
+fn a_lost_writer_key_loses_no_backup() {
+    let folder = Folder::new();
+    folder.run(&["pipeline.toml"]);
+    let old = std::fs::read_to_string(folder.path().join("writer.key")).unwrap();
+    let public = |text: &str| {
+        text.split_whitespace()
+            .find(|w| w.starts_with("essrun-writer-"))
+            .unwrap()
+            .to_owned()
+    };
+    let old = public(&old);
+    std::fs::remove_file(folder.path().join("writer.key")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("cache")).unwrap();
+    folder.restored("identity.txt", "without-a-writer-key");
+    let made = folder.run(&["keygen", "writer", "--output", "fresh.key"]);
+    let new = public(&made.stdout);
+    let recipient = std::fs::read_to_string(folder.path().join("identity.txt")).unwrap();
+    let recipient = recipient
+        .split_whitespace()
+        .find(|w| w.starts_with("age1"))
+        .unwrap()
+        .to_owned();
+    folder.pipeline(&recipient, "fresh.key", "");
+    folder
+        .essrun()
+        .run(&["pipeline.toml"])
+        .expect_stderr(&["trusted-writers", &new, &old]);
+    folder.pipeline(
+        &recipient,
+        "fresh.key",
+        &format!("trusted-writers = [\"{old}\", \"{new}\"]\n"),
+    );
+    folder.run(&["pipeline.toml"]);
+    assert_eq!(folder.essrun().run_json(&["list", "pipeline.toml"]).events.len(), 2);
+    folder
+        .essrun()
+        .run(&["check", "pipeline.toml", "--identity", "identity.txt"])
+        .expect_success();
+    folder.restored("identity.txt", "with-a-fresh-one");
+    folder.pipeline(&recipient, "fresh.key", "trusted-writers = [\"nobody\"]\n");
+    folder
+        .essrun()
+        .run(&["list", "pipeline.toml"])
+        .expect_code(3)
+        .expect_stderr(&["pipeline.toml:9"]);
+}
+
+/// The reader knows docs/FORMAT.md, `age` and `zstd`, and nothing else of essrun.
+#[test]
+fn a_reader_written_from_the_documentation_restores_a_table_and_a_file_tree() {
+    let mut site = Site::create();
+    let root = site.path().display().to_string();
+    site.database("data");
+    site.fill(
+        "data",
+        "CREATE TABLE events (id bigint PRIMARY KEY, body text, at timestamptz, raw bytea);
+         INSERT INTO events SELECT n, repeat(md5(n::text), 3) || E'\\t\\\\ünï', now(), decode(md5(n::text), 'hex')
+           FROM generate_series(1, 30000) n;
+         INSERT INTO events VALUES (0, NULL, NULL, NULL);",
+    );
+    let files = site.folder("files/deep/er");
+    std::fs::write(files.join("plain"), vec![7u8; 300_000]).unwrap();
+    std::fs::write(files.join("empty"), b"").unwrap();
+    let odd = std::ffi::OsStr::new("a name with \u{fc}\nin it");
+    std::fs::write(files.join(odd), b"odd").unwrap();
+    {
+        use std::os::unix::ffi::OsStrExt;
+        std::fs::write(files.join(std::ffi::OsStr::from_bytes(b"not-utf8-\xff")), b"hex").unwrap();
+    }
+    std::fs::hard_link(files.join("plain"), files.join("twin")).unwrap();
+    std::os::unix::fs::symlink("plain", files.join("link")).unwrap();
+    let sparse = std::fs::File::create(files.join("sparse")).unwrap();
+    sparse.set_len(5 << 20).unwrap();
+    {
+        use std::os::unix::fs::FileExt;
+        sparse.write_all_at(b"island", 2 << 20).unwrap();
+    }
+    site.prepare(&format!(
+        "[components.other]\nuse = \"generic\"\ndatabases = {{ main = {{ url-env = \"DATA_DB\" }} }}\n\
+         volumes = {{ files = {{ path = \"{root}/files\" }} }}\n"
+    ));
+    site.back_up().expect_success();
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reader/essrun_read.py");
+    let read = |rest: &[&str]| {
+        let output = Command::new("python3")
+            .arg(&reader)
+            .arg(site.path().join("repository"))
+            .arg(site.identity())
+            .args(rest)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let target = site.path().join("read");
+    read(&["tree", "latest", "other/files", target.to_str().unwrap()]);
+    let listed = |dir: &Path| {
+        // tree() speaks UTF-8; one name here does not.
+        let script = "find . -printf '%P %y %m %U:%G %T@ %l %n %s\\0' | sort -z | sha256sum; \
+                      find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum; find . | wc -l";
+        let output = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let sizes = |dir: &Path| listed(dir);
+    assert_eq!(sizes(&target), sizes(&site.path().join("files")));
+    let list = String::from_utf8(read(&["list"])).unwrap();
+    assert!(list.contains("postgres-table  other/main/public.events"), "{list}");
+    let rows = read(&["cat", "latest", "other/main/public.events"]);
+    let ddl = read(&["cat", "latest", "other/main/ddl-pre-data"]);
+    let copy = site.path().join("rows");
+    std::fs::write(&copy, rows).unwrap();
+    let facts = site
+        .essrun()
+        .run_json(&["show", "pipeline.toml", "--artifacts"])
+        .expect_success();
+    assert!(facts.stdout.contains("public.events"));
+    let ddl = String::from_utf8(ddl).unwrap();
+    assert!(ddl.contains("CREATE TABLE \"public\".\"events\""), "{ddl}");
+    // The manifest says in which format the rows are; the reader hands out bytes.
+    let format = if std::fs::read(&copy).unwrap().starts_with(b"PGCOPY\n") {
+        "binary"
+    } else {
+        "text"
+    };
+    site.sql(
+        "postgres",
+        "CREATE DATABASE again ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0",
+    );
+    site.sql(
+        "again",
+        "CREATE TABLE events (id bigint, body text, at timestamptz, raw bytea)",
+    );
+    let made_readable = Command::new("chmod")
+        .args(["-R", "a+rX"])
+        .arg(site.path())
+        .status()
+        .unwrap();
+    assert!(made_readable.success());
+    site.sql(
+        "again",
+        &format!("COPY events FROM '{}' (FORMAT {format})", copy.display()),
+    );
+    let digest = "SELECT count(*) || md5(string_agg(e::text, '|' ORDER BY id)) FROM events e";
+    assert_eq!(site.sql("again", digest), site.sql("data", digest));
+}
