@@ -37,6 +37,7 @@ mod write;
 
 pub use error::RepositoryError;
 pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
+pub use names::SHORT_LIVED;
 pub use prune::{PrunePlan, PruneReport};
 pub use read::OpenBackup;
 pub use repository::Repository;
