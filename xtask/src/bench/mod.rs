@@ -4,6 +4,8 @@
 //! memory of a command and everything it started, sampled while it runs; the server's own memory is nobody's.
 
 mod database;
+mod incremental;
+mod index;
 mod measure;
 mod peers;
 
@@ -22,6 +24,8 @@ pub enum Bench {
     Restore(Options),
     /// Both, on one database
     Both(Options),
+    /// A day later, against restic and borg: bytes stored again, time, memory
+    Incremental(incremental::Options),
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -41,9 +45,9 @@ pub fn run(what: Bench) -> Result {
         Bench::Backup(options) => (options, true, false),
         Bench::Restore(options) => (options, false, true),
         Bench::Both(options) => (options, true, true),
+        Bench::Incremental(options) => return guarded(|| incremental::run(binary, options)),
     };
-    // Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
-    let done = std::panic::catch_unwind(|| -> Result {
+    guarded(|| {
         let world = World::make(binary, options.events)?;
         if backup {
             compare_backups(&world, options.rounds)?;
@@ -57,8 +61,12 @@ pub fn run(what: Bench) -> Result {
             compare_restores(&world, options.rounds)?;
         }
         Ok(())
-    });
-    done.unwrap_or_else(|_| {
+    })
+}
+
+/// Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
+fn guarded(work: impl FnOnce() -> Result + std::panic::UnwindSafe) -> Result {
+    std::panic::catch_unwind(work).unwrap_or_else(|_| {
         Err(Problem::Other(
             "the benchmark could not be set up; the reason is above".to_owned(),
         ))
