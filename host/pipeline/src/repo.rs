@@ -11,18 +11,32 @@ use essrun_artifact::{ArtifactRecord, BackupReader};
 use essrun_repository::{
     Access, Annotation, BackupSummary, CheckMode, CheckReport, Identity, OpenBackup, Options, Repository, WriterKey,
 };
+use essrun_store::{Ability, Store};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The annotation that carries a drill's result.
 pub const DRILL: &str = "drill";
+
+/// The store behind the repository.
+pub(crate) fn store(pipeline: &Pipeline) -> Result<Arc<dyn Store>, PipelineError> {
+    essrun_store::open_with(&pipeline.repository.url, &pipeline.repository.store).map_err(PipelineError::repository)
+}
+
+/// What the store can do, tried on a small object.
+pub async fn inspect_store(pipeline: &Pipeline) -> Result<Vec<Ability>, PipelineError> {
+    let scratch = essrun_repository::SHORT_LIVED.first().copied().unwrap_or("leases");
+    essrun_store::inspect(&pipeline.repository.url, &pipeline.repository.store, scratch)
+        .await
+        .map_err(PipelineError::repository)
+}
 
 /// Creates the repository.
 pub async fn init(pipeline: &Pipeline) -> Result<(), PipelineError> {
     let writer = keys::writer(pipeline)?;
     let recipients = keys::recipients(pipeline)?;
-    let store = essrun_store::open(&pipeline.repository.url).map_err(PipelineError::repository)?;
-    Repository::init(store, &writer, &recipients)
+    Repository::init(store(pipeline)?, &writer, &recipients)
         .await
         .map_err(PipelineError::repository)
 }
@@ -33,7 +47,6 @@ pub async fn open(
     writer: Option<WriterKey>,
     identities: Vec<Identity>,
 ) -> Result<Repository, PipelineError> {
-    let store = essrun_store::open(&pipeline.repository.url).map_err(PipelineError::repository)?;
     let access = Access {
         writer,
         identities,
@@ -47,7 +60,9 @@ pub async fn open(
             ..Options::default()
         },
     };
-    Repository::open(store, access).await.map_err(PipelineError::repository)
+    Repository::open(store(pipeline)?, access)
+        .await
+        .map_err(PipelineError::repository)
 }
 
 /// Opens it for reading, with whatever keys there are.

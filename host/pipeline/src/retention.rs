@@ -238,13 +238,22 @@ impl Pruning {
         }
         t.push_str(&match &self.report {
             None => "nothing was changed; --confirm does it\n".to_owned(),
-            Some(r) => format!(
-                "{} marked, {} deleted ({} bytes), {} spared since they are needed by now\n",
-                r.marked,
-                r.deleted,
-                r.deleted_bytes,
-                r.spared.len()
-            ),
+            Some(r) => {
+                let mut said = format!(
+                    "{} marked, {} deleted ({} bytes), {} spared since they are needed by now\n",
+                    r.marked,
+                    r.deleted,
+                    r.deleted_bytes,
+                    r.spared.len()
+                );
+                if let Some(first) = r.kept.first() {
+                    said.push_str(&format!(
+                        "{} kept by the store (retention, or keys that may not delete), as {first}; a later prune tries again\n",
+                        r.kept.len()
+                    ));
+                }
+                said
+            }
         });
         t
     }

@@ -64,7 +64,7 @@ pub struct Drilled {
 /// Asks the repository.
 pub async fn status(pipeline: &Pipeline) -> Result<Status, PipelineError> {
     let listed = repo::list(pipeline).await?;
-    let store = essrun_store::open(&pipeline.repository.url).map_err(PipelineError::repository)?;
+    let store = repo::store(pipeline)?;
     let objects = store.list("").await.map_err(PipelineError::repository)?;
     let mut status = judge(pipeline, &listed, now());
     status.repository_objects = objects.len();

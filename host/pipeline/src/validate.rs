@@ -9,6 +9,7 @@ use crate::policy::{Policy, Question, input};
 use crate::report::Reporter;
 use crate::{keys, load, repo};
 use essrun_sandbox::Engine;
+use essrun_store::Grade;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -128,6 +129,18 @@ async fn keys_and_store(pipeline: &Pipeline, v: &mut Validation) {
         ),
         Ok(r) => v.ok("recipients", format!("{}", r.len())),
         Err(e) => v.add("recipients", Severity::Error, e.to_string()),
+    }
+    match repo::inspect_store(pipeline).await {
+        Ok(abilities) => {
+            for a in abilities {
+                let severity = match a.grade {
+                    Grade::Bad => Severity::Error,
+                    Grade::Good | Grade::Note => Severity::Info,
+                };
+                v.add("store", severity, a.text);
+            }
+        }
+        Err(e) => v.add("store", Severity::Error, e.to_string()),
     }
     let writer = match keys::writer(pipeline) {
         Ok(writer) => {

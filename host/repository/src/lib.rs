@@ -42,6 +42,7 @@ mod write;
 
 pub use error::RepositoryError;
 pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
+pub use names::SHORT_LIVED;
 pub use makers::{Makers, PlainArtifacts, Visit};
 pub use manifest::Damaged;
 pub use prune::{PrunePlan, PruneReport};

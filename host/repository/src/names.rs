@@ -9,6 +9,9 @@ use essrun_artifact::Domain;
 use essrun_store::ObjectName;
 use sha2::{Digest, Sha256};
 
+/// First segments of names whose objects live only for hours or until the next prune: never put under retention.
+pub const SHORT_LIVED: [&str; 2] = ["leases", "prunes"];
+
 pub(crate) const CONFIG: &str = "essrun-repository";
 
 /// SHA-256 of an object's bytes.

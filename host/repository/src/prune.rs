@@ -10,6 +10,9 @@
 //! Times are the store's own, so hosts' clocks do not matter, except for when a backup began, where an hour is allowed.
 //! Planning changes nothing. Sweeping looks at everything again and deletes only what both looks agree on. Deletion
 //! goes manifest first, then index, then pack: whatever is cut short leaves a repository that is whole.
+//!
+//! A store may refuse to delete (Object Lock). What it keeps is reported and the rest goes on; what a kept manifest
+//! needs is kept with it, so that taking back its tombstone still brings the backup back.
 
 use crate::core::Core;
 use crate::forget::{self, Tombstones};
@@ -69,6 +72,8 @@ pub struct PruneReport {
     pub deleted_bytes: u64,
     /// Planned, but needed or in use by now.
     pub spared: Vec<String>,
+    /// The store did not let go of these (retention, or keys that may not delete); a later prune tries again.
+    pub kept: Vec<String>,
 }
 
 async fn marks(core: &Core) -> Result<Vec<Mark>, RepositoryError> {
@@ -104,7 +109,7 @@ pub(crate) async fn store_now(core: &Core) -> Result<i64, RepositoryError> {
         .put_new(&probe, signed::write(Kind::Lease, &claim, b"", core.writer()?)?)
         .await?;
     let seen = core.store.head(&probe).await?;
-    core.store.delete(&probe).await?;
+    let_go(core, &probe).await?;
     seen.map(|info| info.modified_unix_seconds)
         .ok_or_else(|| RepositoryError::damaged(probe, "it vanished between writing and looking"))
 }
@@ -329,13 +334,16 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
     }
     for name in &plan.renew {
         let object = ObjectName::new(name.as_str()).map_err(|e| RepositoryError::Internal(e.to_string()))?;
-        core.store.delete(&object).await?;
+        // A mark that stays although it is stale is passed over by every later plan.
+        let_go(core, &object).await?;
     }
     if plan.delete.is_empty() {
         return Ok(report);
     }
     let view = look(core, plan.grace).await?;
     let (sweep, _) = view.sweep(plan.grace);
+    // Needed by manifests that the store keeps.
+    let mut bound: HashSet<String> = HashSet::new();
     for name in &plan.delete {
         let dead = view.dead.iter().any(|m| m.as_str() == name);
         if !dead && !sweep.contains(name) {
@@ -343,7 +351,13 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
             continue;
         }
         let Some(info) = view.there.get(name) else { continue };
-        core.store.delete(&info.name).await?;
+        if bound.contains(name) || !let_go(core, &info.name).await? {
+            if dead {
+                bound.extend(needed_by(core, &info.name).await?);
+            }
+            report.kept.push(name.clone());
+            continue;
+        }
         report.deleted += 1;
         report.deleted_bytes += info.bytes;
     }
@@ -353,14 +367,43 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
             .objects
             .iter()
             .any(|n| view.there.contains_key(n) && !plan.delete.contains(n));
-        let spared = mark.objects.iter().any(|n| report.spared.contains(n));
+        let spared = mark
+            .objects
+            .iter()
+            .any(|n| report.spared.contains(n) || report.kept.contains(n));
         let old = mark
             .set_at
             .saturating_add(i64::try_from(plan.grace.as_secs()).unwrap_or(i64::MAX))
             <= view.now;
         if old && !spared && !left {
-            core.store.delete(&mark.object).await?;
+            let_go(core, &mark.object).await?;
         }
     }
     Ok(report)
+}
+
+/// Deletes an object; `false` when the store refuses to.
+async fn let_go(core: &Core, object: &ObjectName) -> Result<bool, RepositoryError> {
+    match core.store.delete(object).await {
+        Ok(()) => Ok(true),
+        Err(e) if e.cause == essrun_store::Cause::Denied => {
+            tracing::debug!(error = %e, "the store keeps an object");
+            Ok(false)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What a manifest needs, its list included. Nothing when that is not there any more.
+async fn needed_by(core: &Core, object: &ObjectName) -> Result<HashSet<String>, RepositoryError> {
+    let bytes = core.store.get(object).await?;
+    let list = Manifest::read(core, object, &bytes)?.list;
+    match read::read_list(core, &list).await {
+        Ok(names) => Ok(names.into_iter().chain([list.object()?.to_string()]).collect()),
+        Err(RepositoryError::Store(e)) if e.cause != essrun_store::Cause::Missing => Err(e.into()),
+        Err(e) => {
+            tracing::debug!(error = %e, "a forgotten backup is incomplete already");
+            Ok(HashSet::new())
+        }
+    }
 }

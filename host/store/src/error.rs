@@ -137,17 +137,24 @@ fn io_cause(error: &(dyn std::error::Error + 'static)) -> Option<Cause> {
         }
         next = e.source();
     }
-    // What the S3 client gives up on after its own attempts carries its wording, not an io::Error.
+    // The HTTP client says in words what it gave up on. Numbers are only looked for where a status stands: object names
+    // are full of digits.
     let text = chain(error);
+    let status = text
+        .split_once("status code: ")
+        .and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
+    match status {
+        Some(408 | 429 | 500 | 502 | 503 | 504) => return Some(Cause::Transient),
+        Some(507) => return Some(Cause::Full),
+        Some(_) => return None,
+        None => {}
+    }
     let passing = [
-        "retries",
         "timed out",
         "connection",
-        "503",
-        "500",
-        "502",
-        "504",
-        "SlowDown",
+        "error sending request",
+        "HTTP error",
+        "decoding response body",
     ];
     passing.iter().any(|p| text.contains(p)).then_some(Cause::Transient)
 }

@@ -8,26 +8,34 @@
 //! are synced to disk), or an error says which object, why, and what to do. No half object is ever visible.
 //!
 //! What it must never do: interpret objects, overwrite one, follow a name out of its root, or hide a failure. Trying
-//! again, slowing down and failing on purpose are decorators ([`Retrying`], [`Throttled`], [`Faulty`]), not flags.
+//! again, slowing down, doing without conditional writes and failing on purpose are decorators ([`Retrying`],
+//! [`Throttled`], [`Elected`], [`Faulty`]), not flags.
 #![deny(unsafe_code)]
 // Errors say what, where and what to do; they are rare, and being large costs nothing that counts.
 #![allow(clippy::result_large_err)]
 
+mod elected;
 mod error;
 mod faulty;
+mod inspect;
 mod leftovers;
 mod name;
 mod objects;
 mod open;
+mod remote;
 mod retry;
+pub mod s3;
 mod throttle;
 
+pub use elected::Elected;
 pub use error::{Cause, StoreError};
 pub use faulty::{Fault, FaultPlan, Faulty, Op};
+pub use inspect::{Ability, Grade, inspect};
 pub use leftovers::{Leftover, leftovers};
 pub use name::{NameError, ObjectName};
 pub use objects::Objects;
-pub use open::{Location, open};
+pub use open::{Location, OpenOptions, open, open_with};
+pub use remote::{Creation, Remote};
 pub use retry::{RetryPolicy, Retrying};
 pub use throttle::Throttled;
 

@@ -11,14 +11,26 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes per second; a slower answer is taken for none.
+const SLOWEST_LINE: u64 = 64 << 10;
 
 /// A store on top of `object_store`.
 #[derive(Clone)]
 pub struct Objects {
     inner: Arc<dyn ObjectStore>,
     what: String,
+    /// Over a network: requests may hang and answers may be lost.
+    remote: bool,
+    /// Overwrites instead of creating.
+    blind: bool,
+    retain: Option<crate::s3::Retain>,
+    /// First segments of names that are never retained.
+    unlocked: Vec<String>,
 }
 
 impl std::fmt::Debug for Objects {
@@ -35,23 +47,79 @@ impl Objects {
         let inner = object_store::local::LocalFileSystem::new_with_prefix(path)
             .map_err(|e| StoreError::from_object_store_str("open", "the directory", &what, e))?
             .with_fsync(true);
-        Ok(Objects {
-            inner: Arc::new(inner),
-            what,
-        })
+        Ok(Objects::on(Arc::new(inner), what, false))
     }
 
     /// Memory only, for tests.
     pub fn memory() -> Self {
+        Objects::on(Arc::new(object_store::memory::InMemory::new()), "memory".into(), false)
+    }
+
+    fn on(inner: Arc<dyn ObjectStore>, what: String, remote: bool) -> Self {
         Objects {
-            inner: Arc::new(object_store::memory::InMemory::new()),
-            what: "memory".into(),
+            inner,
+            what,
+            remote,
+            blind: false,
+            retain: None,
+            unlocked: Vec::new(),
         }
     }
 
-    #[cfg(feature = "s3")]
-    pub(crate) fn from_object_store(inner: Arc<dyn ObjectStore>, what: String) -> Self {
-        Objects { inner, what }
+    pub(crate) fn remote(inner: Arc<dyn ObjectStore>, what: String) -> Self {
+        Objects::on(inner, what, true)
+    }
+
+    pub(crate) fn with_retention(self, retain: Option<crate::s3::Retain>, unlocked: Vec<String>) -> Self {
+        Objects {
+            retain,
+            unlocked,
+            ..self
+        }
+    }
+
+    /// The same place, but [`Store::put_new`] overwrites: only for [`crate::Elected`], which sees to it that there is
+    /// nothing to overwrite.
+    pub fn blind(&self) -> Self {
+        Objects {
+            blind: true,
+            ..self.clone()
+        }
+    }
+
+    fn put_options(&self, name: &ObjectName) -> PutOptions {
+        let mut options = PutOptions::from(if self.blind {
+            PutMode::Overwrite
+        } else {
+            PutMode::Create
+        });
+        let first = name.as_str().split('/').next().unwrap_or_default();
+        if let Some(retain) = self.retain
+            && !self.unlocked.iter().any(|u| u == first)
+        {
+            options.extensions.insert(retain);
+        }
+        options
+    }
+
+    /// Gives up on a remote request in time for somebody to try again.
+    async fn in_time<T>(
+        &self,
+        action: &'static str,
+        object: &str,
+        bytes: u64,
+        request: impl Future<Output = object_store::Result<T>> + Send,
+    ) -> Result<T, StoreError> {
+        let done = if self.remote {
+            let limit = Duration::from_secs(45 + bytes / SLOWEST_LINE);
+            tokio::time::timeout(limit, request).await.map_err(|_| {
+                let why = format!("there was no answer in {} seconds", limit.as_secs());
+                StoreError::new(action, object, &self.what, Cause::Transient, why)
+            })?
+        } else {
+            request.await
+        };
+        done.map_err(|e| StoreError::from_object_store_str(action, object, &self.what, e))
     }
 
     fn path(&self, action: &'static str, name: &ObjectName) -> Result<Path, StoreError> {
@@ -96,26 +164,42 @@ impl Store for Objects {
 
     async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
         let path = self.path("write", name)?;
-        let options = PutOptions::from(PutMode::Create);
-        match self.inner.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
-            Ok(_) => Ok(Outcome::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Outcome::AlreadyThere)
+        let length = bytes.len() as u64;
+        let options = self.put_options(name);
+        let request = async {
+            match self.inner.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
+                Ok(_) => Ok(Outcome::Created),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    Ok(Outcome::AlreadyThere)
+                }
+                Err(e) => Err(e),
             }
-            Err(e) => Err(StoreError::from_object_store("write", name, &self.what, e)),
+        };
+        let outcome = self.in_time("write", name.as_str(), length, request).await?;
+        // S3 also answers "conflict" while another create of the same name is under way, which may yet fail.
+        if self.remote && outcome == Outcome::AlreadyThere && self.head(name).await?.is_none() {
+            let why = "another writer is creating it";
+            return Err(StoreError::new(
+                "write",
+                name.as_str(),
+                &self.what,
+                Cause::Transient,
+                why,
+            ));
         }
+        Ok(outcome)
     }
 
     async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
         let path = self.path("read", name)?;
         let failed = |e| StoreError::from_object_store("read", name, &self.what, e);
-        self.inner
-            .get(&path)
-            .await
-            .map_err(failed)?
-            .bytes()
-            .await
-            .map_err(failed)
+        let opened = self.in_time("read", name.as_str(), 0, self.inner.get(&path)).await?;
+        let length = opened.meta.size;
+        if self.remote {
+            self.in_time("read", name.as_str(), length, opened.bytes()).await
+        } else {
+            opened.bytes().await.map_err(failed)
+        }
     }
 
     async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StoreError> {
@@ -124,12 +208,16 @@ impl Store for Objects {
         if wanted == 0 {
             return Ok(Bytes::new());
         }
-        let got = self.inner.get_range(&path, range.clone()).await.map_err(|e| {
-            match self.out_of_range(name, &range, &e) {
-                Some(short) => short,
-                None => StoreError::from_object_store("read", name, &self.what, e),
-            }
-        })?;
+        let request = async {
+            Ok(match self.inner.get_range(&path, range.clone()).await {
+                Err(e) => match self.out_of_range(name, &range, &e) {
+                    Some(short) => Err(short),
+                    None => return Err(e),
+                },
+                Ok(got) => Ok(got),
+            })
+        };
+        let got = self.in_time("read", name.as_str(), wanted, request).await??;
         if got.len() as u64 == wanted {
             Ok(got)
         } else {
@@ -139,11 +227,14 @@ impl Store for Objects {
 
     async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
         let path = self.path("look at", name)?;
-        match self.inner.head(&path).await {
-            Ok(meta) => Ok(self.info(meta)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(StoreError::from_object_store("look at", name, &self.what, e)),
-        }
+        let request = async {
+            match self.inner.head(&path).await {
+                Ok(meta) => Ok(self.info(meta)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        self.in_time("look at", name.as_str(), 0, request).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
@@ -167,10 +258,13 @@ impl Store for Objects {
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         let path = self.path("delete", name)?;
-        match self.inner.delete(&path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(StoreError::from_object_store("delete", name, &self.what, e)),
-        }
+        let request = async {
+            match self.inner.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(e) => Err(e),
+            }
+        };
+        self.in_time("delete", name.as_str(), 0, request).await
     }
 }
 

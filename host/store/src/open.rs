@@ -1,6 +1,6 @@
 //! From what stands in pipeline.toml to a store.
 
-use crate::{Cause, Objects, RetryPolicy, Retrying, Store, StoreError};
+use crate::{Cause, Objects, Remote, RetryPolicy, Retrying, Store, StoreError, Throttled};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     Directory(PathBuf),
-    /// Endpoint, region and keys come from the usual `AWS_*` environment variables.
+    /// Endpoint, region and keys come from [`OpenOptions`], else from the usual `AWS_*` environment variables.
     S3 {
         bucket: String,
         prefix: String,
@@ -46,45 +46,43 @@ impl std::str::FromStr for Location {
     }
 }
 
-/// Opens a store by path or URL. Remote stores come with the default [`Retrying`].
+/// What a store is opened with besides its place.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    pub s3: crate::s3::S3Options,
+    /// Bytes per second.
+    pub limit_upload: Option<u64>,
+    pub limit_download: Option<u64>,
+}
+
+/// Opens a store by path or URL, with what the environment says.
 pub fn open(url_or_path: &str) -> Result<Arc<dyn Store>, StoreError> {
-    match url_or_path.parse()? {
-        Location::Directory(path) => {
-            let absolute = std::path::absolute(&path)
-                .map_err(|e| StoreError::new("open", "the directory", url_or_path, Cause::Other, e.to_string()))?;
-            Ok(Arc::new(Objects::directory(&absolute)?))
-        }
-        Location::S3 { bucket, prefix } => {
-            let store = s3(&bucket, &prefix)?;
-            Ok(Arc::new(Retrying::new(Arc::new(store), RetryPolicy::default())))
-        }
-    }
+    open_with(url_or_path, &OpenOptions::default())
 }
 
-#[cfg(feature = "s3")]
-fn s3(bucket: &str, prefix: &str) -> Result<Objects, StoreError> {
-    use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
-    let what = format!("s3://{bucket}/{prefix}");
-    let built = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .build()
-        .map_err(|e| StoreError::from_object_store_str("open", "the bucket", &what, e))?;
-    if prefix.is_empty() {
-        Ok(Objects::from_object_store(Arc::new(built), what))
-    } else {
-        let inner = object_store::prefix::PrefixStore::new(built, prefix.to_owned());
-        Ok(Objects::from_object_store(Arc::new(inner), what))
-    }
-}
-
-#[cfg(not(feature = "s3"))]
-fn s3(bucket: &str, prefix: &str) -> Result<Objects, StoreError> {
-    let what = format!("s3://{bucket}/{prefix}");
-    Err(StoreError {
-        hint: Some("build with the cargo feature `s3`"),
-        ..StoreError::new("open", "the bucket", what, Cause::Other, "this build does not speak S3")
+/// Opens a store by path or URL. Remote stores come with [`Retrying`] and [`crate::Remote`].
+pub fn open_with(url_or_path: &str, options: &OpenOptions) -> Result<Arc<dyn Store>, StoreError> {
+    let store: Arc<dyn Store> = match url_or_path.parse()? {
+        Location::Directory(path) => Arc::new(directory(url_or_path, &path)?),
+        Location::S3 { bucket, prefix } => Arc::new(s3(&bucket, &prefix, options)?.0),
+    };
+    Ok(match (options.limit_upload, options.limit_download) {
+        (None, None) => store,
+        (up, down) => Arc::new(Throttled::new(store, up, down)),
     })
+}
+
+pub(crate) fn directory(text: &str, path: &std::path::Path) -> Result<Objects, StoreError> {
+    let absolute = std::path::absolute(path)
+        .map_err(|e| StoreError::new("open", "the directory", text, Cause::Other, e.to_string()))?;
+    Objects::directory(&absolute)
+}
+
+pub(crate) fn s3(bucket: &str, prefix: &str, options: &OpenOptions) -> Result<(Remote, crate::s3::Bucket), StoreError> {
+    let opened = crate::s3::open(bucket, prefix, &options.s3)?;
+    let again = |store: Objects| Arc::new(Retrying::new(Arc::new(store), RetryPolicy::default()));
+    let blind = again(opened.objects.blind());
+    Ok((Remote::new(again(opened.objects), blind), opened.bucket))
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! Slowing down: a decorator that keeps transfers under a number of bytes per second, reads and writes together.
+//! Slowing down: a decorator that keeps uploads and downloads each under a number of bytes per second.
+//!
+//! An object goes out as fast as the line lets it and the pause comes with it, so the rate holds over a few objects, not
+//! within one.
 //!
 //! A debt is kept rather than a bucket: whoever transfers pays its bytes onto one clock and sleeps until the clock is
 //! due. Many callers at once therefore share the rate and none can starve the others for longer than its own object.
@@ -11,19 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// See the module's page.
+/// One direction.
 #[derive(Debug)]
-pub struct Throttled {
-    inner: Arc<dyn Store>,
+struct Clock {
     bytes_per_second: u64,
     due: Mutex<Instant>,
 }
 
-impl Throttled {
+impl Clock {
     /// A rate of zero is taken as one byte a second rather than as "never".
-    pub fn new(inner: Arc<dyn Store>, bytes_per_second: u64) -> Self {
-        Throttled {
-            inner,
+    fn new(bytes_per_second: u64) -> Self {
+        Clock {
             bytes_per_second: bytes_per_second.max(1),
             due: Mutex::new(Instant::now()),
         }
@@ -40,6 +41,31 @@ impl Throttled {
     }
 }
 
+/// See the module's page.
+#[derive(Debug)]
+pub struct Throttled {
+    inner: Arc<dyn Store>,
+    up: Option<Clock>,
+    down: Option<Clock>,
+}
+
+impl Throttled {
+    /// Bytes per second; `None` is as fast as it goes.
+    pub fn new(inner: Arc<dyn Store>, up: Option<u64>, down: Option<u64>) -> Self {
+        Throttled {
+            inner,
+            up: up.map(Clock::new),
+            down: down.map(Clock::new),
+        }
+    }
+}
+
+async fn pay(clock: &Option<Clock>, bytes: usize) {
+    if let Some(clock) = clock {
+        clock.pay(bytes).await;
+    }
+}
+
 #[async_trait]
 impl Store for Throttled {
     fn describe(&self) -> String {
@@ -47,19 +73,19 @@ impl Store for Throttled {
     }
 
     async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
-        self.pay(bytes.len()).await;
+        pay(&self.up, bytes.len()).await;
         self.inner.put_new(name, bytes).await
     }
 
     async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
         let got = self.inner.get(name).await?;
-        self.pay(got.len()).await;
+        pay(&self.down, got.len()).await;
         Ok(got)
     }
 
     async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StoreError> {
         let got = self.inner.get_range(name, range).await?;
-        self.pay(got.len()).await;
+        pay(&self.down, got.len()).await;
         Ok(got)
     }
 

@@ -1,14 +1,13 @@
 //! The contract of a store, kept by the directory, by memory, and through every decorator.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod conformance;
+
 use bytes::Bytes;
+use conformance::{elects_one_creator, keeps_the_contract, lists_many, name};
 use essrun_store::*;
 use std::sync::Arc;
 use std::time::Duration;
-
-fn name(text: &str) -> ObjectName {
-    ObjectName::new(text).unwrap()
-}
 
 const QUICK: RetryPolicy = RetryPolicy {
     attempts: 20,
@@ -16,50 +15,18 @@ const QUICK: RetryPolicy = RetryPolicy {
     longest_pause: Duration::from_millis(2),
 };
 
-async fn keeps_the_contract(store: &dyn Store) {
-    let a = name("data/aa/x.1.age");
-    assert_eq!(
-        store.put_new(&a, Bytes::from_static(b"0123456789")).await.unwrap(),
-        Outcome::Created
-    );
-    assert_eq!(
-        store.put_new(&a, Bytes::from_static(b"other")).await.unwrap(),
-        Outcome::AlreadyThere
-    );
-    assert_eq!(store.get(&a).await.unwrap(), b"0123456789"[..], "never overwritten");
-    assert_eq!(store.get_range(&a, 2..5).await.unwrap(), b"234"[..]);
-    assert_eq!(store.get_range(&a, 5..5).await.unwrap(), b""[..]);
-    for range in [8..12, 20..22] {
-        assert_eq!(store.get_range(&a, range).await.unwrap_err().cause, Cause::Short);
-    }
-    assert_eq!(store.head(&a).await.unwrap().unwrap().bytes, 10);
-    let gone = name("data/aa/none");
-    assert_eq!(store.head(&gone).await.unwrap(), None);
-    let missing = store.get(&gone).await.unwrap_err();
-    assert_eq!(missing.cause, Cause::Missing);
-    assert!(missing.to_string().contains("data/aa/none"), "{missing}");
-    for other in ["data/b", "database/c", "z"] {
-        store.put_new(&name(other), Bytes::new()).await.unwrap();
-    }
-    let list = |found: Vec<ObjectInfo>| found.into_iter().map(|i| i.name.to_string()).collect::<Vec<_>>();
-    assert_eq!(
-        list(store.list("data").await.unwrap()),
-        ["data/aa/x.1.age", "data/b"],
-        "whole segments only"
-    );
-    assert_eq!(store.list("").await.unwrap().len(), 4);
-    assert_eq!(store.list("nowhere").await.unwrap(), []);
-    store.delete(&a).await.unwrap();
-    store.delete(&a).await.unwrap();
-    assert_eq!(store.head(&a).await.unwrap(), None);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_store_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     keeps_the_contract(&*open(dir.path().to_str().unwrap()).unwrap()).await;
     keeps_the_contract(&Objects::memory()).await;
-    keeps_the_contract(&Throttled::new(Arc::new(Objects::memory()), 1 << 30)).await;
+    keeps_the_contract(&Throttled::new(
+        Arc::new(Objects::memory()),
+        Some(1 << 30),
+        Some(1 << 30),
+    ))
+    .await;
+    lists_many(&Objects::memory(), 2500).await;
     let faulty = Arc::new(Faulty::new(Arc::new(Objects::memory()), FaultPlan::flaky(3, 0.4)));
     keeps_the_contract(&Retrying::new(faulty.clone(), QUICK)).await;
     assert!(faulty.broken_calls() > 0);
@@ -68,30 +35,162 @@ async fn every_store_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_create_one_object_exactly_one_succeeds() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path().to_str().unwrap()).unwrap();
-    let tries = (0..32u8).map(|n| {
-        let store = store.clone();
-        tokio::spawn(async move {
-            (
-                n,
-                store
-                    .put_new(&name("manifests/w/1"), Bytes::from(vec![n; 5000]))
-                    .await
-                    .unwrap(),
-            )
-        })
-    });
-    let mut winner = None;
-    for one in tries.collect::<Vec<_>>() {
-        let (n, outcome) = one.await.unwrap();
-        if outcome == Outcome::Created {
-            assert_eq!(winner.replace(n), None, "only one");
+    let hosts = (0..32).map(|_| open(dir.path().to_str().unwrap()).unwrap());
+    elects_one_creator(hosts.collect(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_elect_a_creator_where_the_store_cannot() {
+    // First that it takes an election: the blind store lets everybody be the creator.
+    let blind = Objects::memory().blind();
+    for _ in 0..2 {
+        assert_eq!(blind.put_new(&name("a"), Bytes::new()).await.unwrap(), Outcome::Created);
+    }
+    for seed in 0..8 {
+        // Slow in varying ways, so that the writers' steps mix.
+        let slow = Arc::new(Slow(Objects::memory().blind(), seed));
+        let hosts = (0..6).map(|_| Arc::new(Elected::new(slow.clone())) as Arc<dyn Store>);
+        elects_one_creator(hosts.collect(), 3).await;
+    }
+    let flaky = FaultPlan {
+        faults: vec![Fault::Refused],
+        ..FaultPlan::flaky(7, 0.2)
+    };
+    let faulty = Arc::new(Faulty::new(Arc::new(Objects::memory().blind()), flaky));
+    let flaky = |_| Arc::new(Elected::new(Arc::new(Retrying::new(faulty.clone(), QUICK)))) as Arc<dyn Store>;
+    elects_one_creator((0..6).map(flaky).collect(), 3).await;
+    assert!(faulty.broken_calls() > 0);
+    let elected = Elected::new(Arc::new(Objects::memory().blind()));
+    keeps_the_contract(&elected).await;
+    assert_eq!(elected.list("claims").await.unwrap(), [], "no claim is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_objects_are_created_is_recorded_and_held_to() {
+    let remote = |place: &Objects, able: bool| {
+        let first = if able { place.clone() } else { place.blind() };
+        Remote::new(Arc::new(first), Arc::new(place.blind()))
+    };
+    for able in [true, false] {
+        let place = Objects::memory();
+        keeps_the_contract(&remote(&place, able)).await;
+        let record = place.get(&name("essrun-store")).await.unwrap();
+        let word = if able { "conditional" } else { "elected" };
+        assert!(String::from_utf8_lossy(&record).contains(word), "{record:?}");
+        // A host that meets the place later goes by the record, and one whose store forgot how is refused.
+        let later = remote(&place, !able).put_new(&name("later"), Bytes::new()).await;
+        match able {
+            true => assert!(
+                later
+                    .unwrap_err()
+                    .to_string()
+                    .contains("overwrites although it did not")
+            ),
+            false => assert_eq!(later.unwrap(), Outcome::Created),
+        }
+        assert!(remote(&place, !able).get(&name("z")).await.is_ok(), "reading goes on");
+    }
+    // Ten hosts at once in a new place agree.
+    let place = Objects::memory();
+    let hosts = (0..10).map(|_| Arc::new(remote(&place, true)) as Arc<dyn Store>);
+    elects_one_creator(hosts.collect(), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_that_are_not_atomic_are_seen_through() {
+    let place = Objects::memory();
+    let hasty = Hasty(place.clone());
+    let a = name("a");
+    let twice = (0..2).map(|_| hasty.put_new(&a, Bytes::new()));
+    let told = futures_util::future::join_all(twice).await;
+    assert!(told.iter().all(|t| matches!(t, Ok(Outcome::Created))), "{told:?}");
+    let hosts = (0..4)
+        .map(|_| Arc::new(Remote::new(Arc::new(Hasty(place.clone())), Arc::new(place.blind()))) as Arc<dyn Store>);
+    elects_one_creator(hosts.collect(), 2).await;
+    let record = place.get(&name("essrun-store")).await.unwrap();
+    assert!(String::from_utf8_lossy(&record).contains("elected"), "{record:?}");
+}
+
+/// Looks whether an object is there, and some time later writes it.
+#[derive(Debug)]
+struct Hasty(Objects);
+
+#[async_trait::async_trait]
+impl Store for Hasty {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
+        if self.0.head(name).await?.is_some() {
+            return Ok(Outcome::AlreadyThere);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.0.blind().put_new(name, bytes).await
+    }
+    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        self.0.get(name).await
+    }
+    async fn get_range(&self, name: &ObjectName, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        self.0.get_range(name, range).await
+    }
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        self.0.head(name).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.0.list(prefix).await
+    }
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.0.delete(name).await
+    }
+}
+
+/// A store whose answers take their time.
+#[derive(Debug)]
+struct Slow(Objects, u64);
+
+impl Slow {
+    async fn wait(&self) {
+        // Only the order of steps matters: each waits for a few turns of the others.
+        let turns = rand::random_range(0..6 + self.1);
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
         }
     }
-    assert_eq!(
-        store.get(&name("manifests/w/1")).await.unwrap(),
-        vec![winner.unwrap(); 5000]
-    );
+}
+
+#[async_trait::async_trait]
+impl Store for Slow {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
+        self.wait().await;
+        let done = self.0.put_new(name, bytes).await;
+        self.wait().await;
+        done
+    }
+    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        self.0.get(name).await
+    }
+    async fn get_range(&self, name: &ObjectName, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        self.0.get_range(name, range).await
+    }
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        self.wait().await;
+        let seen = self.0.head(name).await;
+        self.wait().await;
+        seen
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.wait().await;
+        let seen = self.0.list(prefix).await;
+        self.wait().await;
+        seen
+    }
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.wait().await;
+        self.0.delete(name).await
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

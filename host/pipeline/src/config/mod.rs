@@ -7,6 +7,7 @@
 mod policy;
 mod raw;
 mod secret;
+mod store;
 
 use crate::error::{At, PipelineError};
 pub use policy::{PolicyConfig, PolicyFile, REGO};
@@ -44,6 +45,8 @@ pub struct RepositoryConfig {
     pub trusted_writers: Vec<essrun_repository::WriterPublic>,
     pub cache: PathBuf,
     pub compression_level: i32,
+    /// How the store is reached.
+    pub store: essrun_store::OpenOptions,
 }
 
 /// How a run behaves.
@@ -327,6 +330,7 @@ impl Checker<'_> {
     fn repository(&self, raw: Spanned<raw::Repository>) -> Result<RepositoryConfig, PipelineError> {
         let at = self.places.of(&raw);
         let raw = raw.into_inner();
+        let store = self.store(&at, &raw)?;
         let url = raw.url.get_ref();
         if url.is_empty() {
             return Err(self.places.error(
@@ -406,6 +410,7 @@ impl Checker<'_> {
             writer_key: raw.writer_key.map(|p| self.path(p.get_ref())),
             cache: raw.cache.map_or_else(default_cache, |p| self.path(p.get_ref())),
             compression_level: level,
+            store,
         })
     }
 

@@ -30,6 +30,24 @@ pub(super) struct Repository {
     pub trusted_writers: Option<Vec<Spanned<String>>>,
     pub cache: Option<Spanned<String>>,
     pub compression_level: Option<Spanned<i32>>,
+    pub limit_upload: Option<Spanned<String>>,
+    pub limit_download: Option<Spanned<String>>,
+    pub s3: Option<Spanned<S3>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct S3 {
+    pub endpoint: Option<Spanned<String>>,
+    pub region: Option<String>,
+    pub path_style: Option<bool>,
+    #[serde(default)]
+    pub allow_http: bool,
+    pub credentials_file: Option<Spanned<String>>,
+    pub profile: Option<String>,
+    #[serde(default)]
+    pub instance_credentials: bool,
+    pub object_lock: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

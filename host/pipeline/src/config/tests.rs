@@ -244,3 +244,66 @@ fn twisted_files_do_not_panic() {
     }
     assert!(good > 0 && bad > 100, "{good} {bad}");
 }
+
+#[test]
+fn the_examples_are_read() {
+    let s3 = parse(include_str!("../../../../examples/s3.toml")).unwrap();
+    assert_eq!(
+        s3.repository.store.s3.endpoint.as_deref(),
+        Some("https://s3.example.org")
+    );
+    parse(include_str!("../../../../examples/synapse.toml")).unwrap();
+    // What is commented out there is right as well.
+    let all = include_str!("../../../../examples/s3.toml")
+        .replace("# limit", "limit")
+        .replace("# path-style", "path-style")
+        .replace("# credentials", "credentials")
+        .replace("# profile", "profile")
+        .replace("# object-lock", "object-lock")
+        .replace("# allow-http", "allow-http");
+    let store = parse(&all).unwrap().repository.store;
+    assert_eq!(store.limit_upload, Some(10 << 20));
+    assert_eq!(store.s3.object_lock, Some(std::time::Duration::from_secs(30 * 86_400)));
+    assert!(store.s3.allow_http && store.s3.path_style == Some(false));
+    assert_eq!(store.s3.unlocked, ["leases", "prunes"]);
+}
+
+#[test]
+fn bad_stores_are_refused_with_line_and_hint() {
+    let with = |lines: &str| {
+        parse(&GOOD.replace(
+            "writer-key = \"writer.key\"",
+            &format!("writer-key = \"writer.key\"\n{lines}"),
+        ))
+    };
+    for (lines, line, says) in [
+        ("limit-upload = \"fast\"", 8, "no rate"),
+        ("limit-download = \"3B\"", 8, "no rate"),
+        ("[repository.s3]\nregion = \"x\"", 8, "no s3:// address"),
+        ("[repository.s3]\nsecret-key = \"x\"", 9, "unknown field"),
+    ] {
+        let said = with(lines).unwrap_err().to_string();
+        assert!(
+            said.contains(&format!(":{line}:")) && said.contains(says),
+            "{lines}: {said}"
+        );
+    }
+    let s3 = |lines: &str| {
+        parse(&GOOD.replace("url = \"repo\"", "url = \"s3://bucket/x\"").replace(
+            "[components.synapse]",
+            &format!("[repository.s3]\n{lines}\n[components.synapse]"),
+        ))
+    };
+    assert!(s3("object-lock = \"7d\"").is_ok());
+    for (lines, says) in [
+        ("object-lock = \"1h\"", "shorter than a day"),
+        ("object-lock = \"soon\"", "no length of time"),
+        (
+            "instance-credentials = true\nprofile = \"x\"",
+            "beside other credentials",
+        ),
+    ] {
+        let said = s3(lines).unwrap_err().to_string();
+        assert!(said.contains(says), "{lines}: {said}");
+    }
+}
