@@ -127,7 +127,7 @@ struct Added {
 
 fn add(command: &mut Command, repository: &Path) -> Result<Added> {
     let before = size(&[repository.to_owned()])?;
-    let run = measure::run(command)?;
+    let run = measure::run(command, None)?;
     let bytes = size(&[repository.to_owned()])?.saturating_sub(before);
     Ok(Added { run, bytes })
 }
@@ -164,7 +164,7 @@ fn tables(world: &World) -> Result {
         whole as f64 / 1e6
     );
 
-    world.fresh_repository()?;
+    world.fresh_repository(true)?;
     let mut first = Vec::new();
     let own = add(&mut world.essrun(&["--json", "pipeline.toml"]), &world.repository())?;
     line("first", "essrun", &own, own.bytes);
@@ -303,16 +303,16 @@ fn media(binary: PathBuf, options: Options) -> Result {
 
 fn many_chunks(world: &World, chunks: u32) -> Result {
     println!("\na host that knows {chunks} chunks");
-    world.fresh_repository()?;
-    let before = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+    world.fresh_repository(true)?;
+    let before = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]), world.server())?;
     println!("  first backup, a small index      {before}");
-    let before = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+    let before = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]), world.server())?;
     println!("  unchanged, a small index         {before}");
     super::index::fill(&world.cache(), &world.repository(), chunks)?;
-    let unchanged = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+    let unchanged = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]), world.server())?;
     println!("  unchanged, {chunks} chunks    {unchanged}");
     world.script(&format!("SET bench.day = 'index';\n{}", include_str!("day.sql")))?;
-    let day = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]))?;
+    let day = measure::run(&mut world.essrun(&["--json", "pipeline.toml"]), world.server())?;
     println!("  a day later, {chunks} chunks  {day}");
     println!(
         "  peak memory {} MB (aim < 256)",
