@@ -1,5 +1,7 @@
 //! The arguments. Every verb takes the pipeline file first; `essrun pipeline.toml` is `essrun backup pipeline.toml`.
 
+pub mod plugin;
+
 use clap::{Args, Parser, Subcommand};
 use essrun_pipeline::Exit;
 use std::ffi::OsString;
@@ -61,6 +63,8 @@ pub enum Verb {
     Prune(PruneArgs),
     /// A backup leaked: what it gives away, what to do in order, and (--apply) what essrun can do itself
     Incident(IncidentArgs),
+    /// Components from elsewhere: make, look at, try, pin
+    Plugin(plugin::PluginArgs),
     /// Create the repository named in the pipeline file
     Init(PipelineArgs),
     /// Make keys

@@ -1,4 +1,4 @@
-//! Python environments for the real servers tests run against (Synapse, Sydent, mautrix-telegram).
+//! Python environments for the real servers tests run against (Synapse, Sydent, mautrix-telegram) and for plugins.
 //!
 //! Each has its own virtual environment below `<workspace>/.essrun/python`, named after the pins it was made from,
 //! so a changed pin makes a new one and an interrupted install is never mistaken for a whole one. They are made by
@@ -14,16 +14,24 @@ pub enum Environment {
     Synapse,
     Sydent,
     Telegram,
+    /// componentize-py, which makes plugins of Python programs.
+    Plugins,
 }
 
 impl Environment {
-    pub const ALL: [Environment; 3] = [Environment::Synapse, Environment::Sydent, Environment::Telegram];
+    pub const ALL: [Environment; 4] = [
+        Environment::Synapse,
+        Environment::Sydent,
+        Environment::Telegram,
+        Environment::Plugins,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Environment::Synapse => "synapse",
             Environment::Sydent => "sydent",
             Environment::Telegram => "telegram",
+            Environment::Plugins => "plugins",
         }
     }
 
@@ -32,6 +40,7 @@ impl Environment {
             Environment::Synapse => include_str!("../python/synapse.txt"),
             Environment::Sydent => include_str!("../python/sydent.txt"),
             Environment::Telegram => include_str!("../python/telegram.txt"),
+            Environment::Plugins => include_str!("../python/plugins.txt"),
         }
     }
 

@@ -10,6 +10,7 @@ mod init;
 mod keygen;
 mod list;
 mod plan;
+mod plugin;
 mod prune;
 mod restore;
 mod show;
@@ -35,6 +36,7 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Forget(args) => forget::run(args, ui).await,
         Verb::Prune(args) => prune::run(args, ui).await,
         Verb::Incident(args) => incident::run(args, ui).await,
+        Verb::Plugin(args) => plugin::run(args, ui).await,
         Verb::Init(args) => init::run(args, ui).await,
         Verb::Keygen(args) => keygen::run(args, ui),
     }
