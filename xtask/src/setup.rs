@@ -1,4 +1,5 @@
-//! What a fresh Debian machine with rustup lacks: packages, the wasm target, Python environments, more PostgreSQL.
+//! What a fresh Debian machine with rustup lacks: packages, the wasm target, Python environments, npm packages, more
+//! PostgreSQL.
 //!
 //! Looks first and installs only what is missing, so that it costs nothing the second time. Packages are installed only
 //! as root; anybody else is told which ones to ask for.
@@ -39,6 +40,18 @@ const ALWAYS: &[Package] = &[
     Package {
         name: "openssh-client",
         there: || shell::has("ssh-keygen"),
+    },
+    Package {
+        name: "minisign",
+        there: || shell::has("minisign"),
+    },
+    Package {
+        name: "nodejs",
+        there: || shell::has("node"),
+    },
+    Package {
+        name: "npm",
+        there: || shell::has("npm"),
     },
     Package {
         name: "python3-venv",
@@ -104,6 +117,11 @@ pub fn run(more: &[Package]) -> Result {
             ),
         }
     }
+    let made = match essrun_testkit::node::prepare()? {
+        Prepared::WasThere => "are there",
+        Prepared::Made => "installed",
+    };
+    println!("node: what makes plugins of JavaScript: packages {made}");
     Ok(())
 }
 

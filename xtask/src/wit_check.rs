@@ -19,11 +19,14 @@ pub fn run() -> Result {
         now.len()
     );
     let root = wit.join("released");
-    if !root.exists() {
-        println!("wit: nothing is released yet, so nothing can have been broken");
-        return Ok(());
+    let versions: Vec<PathBuf> = directory(&root)?.into_iter().filter(|path| path.is_dir()).collect();
+    if versions.is_empty() {
+        return Err(Problem::Other(format!(
+            "{} holds no release: what was promised to plugins is kept there and never taken away",
+            root.display()
+        )));
     }
-    for version in directory(&root)? {
+    for version in versions {
         let worlds = compatible(&sources(&version)?, &now)
             .map_err(|problem| Problem::Other(format!("released as {}: {problem}", version.display())))?;
         println!("wit: compatible with {} ({worlds} world(s))", version.display());
@@ -327,6 +330,40 @@ mod tests {
         let unversioned = RELEASED.replacen("@since(version = 0.1.0)", "", 1);
         let said = complete(&contract(&unversioned)).unwrap_err().to_string();
         assert!(said.contains("look: neither @since"), "{said}");
+    }
+
+    /// The contract as it was released, against changes of today's as somebody might make them in a hurry.
+    #[test]
+    fn what_was_released_is_kept() {
+        let wit = essrun_testkit::workspace().join("wit");
+        let released = || sources(&wit.join("released/0.1.0")).unwrap();
+        assert!(
+            compatible(&released(), &sources(&wit).unwrap()).unwrap() >= 2,
+            "component and policy"
+        );
+        for (package, from, to) in [
+            ("inspect", "    collate: string,\n", ""),
+            ("inspect", "next: func(max-rows: u32)", "next: func(max-rows: u64)"),
+            ("inspect", "get: func() -> string;", "get: func() -> list<u8>;"),
+            ("backup", "verify: func(backup: backup-view)", "verify: func()"),
+            ("backup", "    copy-sqlite(copy-sqlite),\n", ""),
+            ("backup", "  enum tier {\n", "  enum tier {\n    /// New.\n    vital,\n"),
+            ("policy", "question: question, input-json: string", "input-json: string"),
+        ] {
+            let mut now = sources(&wit).unwrap();
+            let mut changed = false;
+            for source in now.iter_mut().filter(|s| s.path.ends_with(package)) {
+                for (_, text) in &mut source.files {
+                    changed |= text.contains(from);
+                    *text = text.replacen(from, to, 1);
+                }
+            }
+            assert!(changed, "{from:?} is not in {package}");
+            assert!(
+                compatible(&released(), &now).is_err(),
+                "{from:?} → {to:?} must be refused"
+            );
+        }
     }
 
     #[test]

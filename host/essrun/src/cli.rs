@@ -1,5 +1,7 @@
 //! The arguments. Every verb takes the pipeline file first; `essrun pipeline.toml` is `essrun backup pipeline.toml`.
 
+pub mod plugin;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use essrun_pipeline::Exit;
 use essrun_pipeline::policy::Question;
@@ -73,6 +75,8 @@ pub enum Verb {
     /// Try a policy out, ask it why, or overrule it about a suspect backup
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// Components from elsewhere: make, look at, try, pin
+    Plugin(plugin::PluginArgs),
     /// Create the repository named in the pipeline file
     Init(PipelineArgs),
     /// Make keys

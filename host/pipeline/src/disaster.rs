@@ -93,7 +93,7 @@ fn write(pipeline: &Pipeline, backup: Option<&(String, BackupBody)>) -> String {
         "- A PostgreSQL server no older than the one that was backed up, with a role that may create databases.\n",
     );
     for c in &pipeline.components {
-        if let Use::File { path, sha256 } = &c.origin {
+        if let Use::File { path, sha256, .. } = &c.origin {
             let _ = writeln!(
                 t,
                 "- The plugin of {}: `{}` (SHA-256 `{sha256}`)",

@@ -3,6 +3,7 @@
 use crate::body::{Class, Tier};
 use crate::config::{ComponentConfig, Pipeline, Use};
 use crate::error::{At, PipelineError};
+use crate::plugin::{self, SignedBy};
 use crate::report::{Event, Reporter};
 use essrun_artifact::Sensitivity;
 use essrun_sandbox::contract::types::{self, Description, NeedKind, NeedRole};
@@ -107,6 +108,26 @@ pub async fn all(
     engine: &Engine,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Loaded>, PipelineError> {
+    let (loaded, failed) = each(pipeline, only, engine, reporter).await?;
+    match failed.into_iter().next() {
+        Some(first) => Err(first.error),
+        None => Ok(loaded),
+    }
+}
+
+/// A component that could not be loaded: its file is another one, refused, or stopped while it described itself.
+pub struct Unloaded {
+    pub config: ComponentConfig,
+    pub error: PipelineError,
+}
+
+/// The same, where one that cannot be loaded costs only itself. What is wrong in the file is an error all the same.
+pub async fn each(
+    pipeline: &Pipeline,
+    only: &[String],
+    engine: &Engine,
+    reporter: &dyn Reporter,
+) -> Result<(Vec<Loaded>, Vec<Unloaded>), PipelineError> {
     for name in only {
         if pipeline.component(name).is_none() {
             return Err(PipelineError::refused(
@@ -115,10 +136,18 @@ pub async fn all(
             ));
         }
     }
-    let mut loaded = Vec::new();
+    let (mut loaded, mut failed) = (Vec::new(), Vec::new());
     for config in &pipeline.components {
         if only.is_empty() || only.contains(&config.name) {
-            let one = load(engine, config).await?;
+            let one = match load(engine, config).await {
+                Ok(one) => one,
+                Err(error @ PipelineError::Component { .. }) => {
+                    let config = config.clone();
+                    failed.push(Unloaded { config, error });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             reporter.event(Event::Component {
                 component: one.name().to_owned(),
                 system: one.description.system.clone(),
@@ -128,7 +157,7 @@ pub async fn all(
         }
     }
     loaded.sort_by(|a, b| a.tier().cmp(&b.tier()).then_with(|| a.name().cmp(b.name())));
-    Ok(loaded)
+    Ok((loaded, failed))
 }
 
 fn names(pipeline: &Pipeline) -> String {
@@ -162,14 +191,8 @@ async fn load(engine: &Engine, config: &ComponentConfig) -> Result<Loaded, Pipel
                 false,
             )
         }
-        Use::File { path, sha256 } => {
-            let wasm = tokio::fs::read(path).await.map_err(|e| {
-                config_error(
-                    &config.at,
-                    format!("component {name}: {} cannot be read: {e}", path.display()),
-                    "name the plugin's .wasm file".to_owned(),
-                )
-            })?;
+        Use::File { path, sha256, signed } => {
+            let wasm = plugin_file(config, path, signed.as_ref()).await?;
             (
                 std::borrow::Cow::Owned(wasm),
                 Origin::ThirdParty { sha256: sha256.clone() },
@@ -179,14 +202,27 @@ async fn load(engine: &Engine, config: &ComponentConfig) -> Result<Loaded, Pipel
         }
     };
     // Compiling takes seconds where the cache is empty; signals and timers go on meanwhile.
-    let component = tokio::task::block_in_place(|| engine.load(name, &wasm, origin))
+    let shape = &config.limits.compile;
+    let component = tokio::task::block_in_place(|| engine.load_within(name, &wasm, origin, shape))
         .map_err(|e| PipelineError::component(name, e))?;
     let description = component
         .describe(&config.limits)
         .await
         .map_err(|e| PipelineError::component(name, e))?;
     check_grants(config, &description)?;
-    let classes = description
+    Ok(Loaded {
+        config: config.clone(),
+        component,
+        classes: classes(&description),
+        description,
+        sha256,
+        third_party,
+    })
+}
+
+/// What it says of its artifacts.
+pub(crate) fn classes(description: &Description) -> Vec<Class> {
+    description
         .classes
         .iter()
         .map(|c| Class {
@@ -199,18 +235,42 @@ async fn load(engine: &Engine, config: &ComponentConfig) -> Result<Loaded, Pipel
             exposes: c.exposes.clone(),
             on_leak: c.on_leak.clone(),
         })
-        .collect();
-    Ok(Loaded {
-        config: config.clone(),
-        component,
-        description,
-        classes,
-        sha256,
-        third_party,
-    })
+        .collect()
 }
 
-fn check_grants(config: &ComponentConfig, description: &Description) -> Result<(), PipelineError> {
+/// The plugin's bytes, signed as pipeline.toml asks. The sandbox compares them with the pin.
+async fn plugin_file(
+    config: &ComponentConfig,
+    path: &std::path::Path,
+    signed: Option<&SignedBy>,
+) -> Result<Vec<u8>, PipelineError> {
+    let name = &config.name;
+    let (path, most, signed) = (path.to_owned(), config.limits.compile.file, signed.cloned());
+    let read = tokio::task::spawn_blocking(move || {
+        let wasm = plugin::read_file(&path, most)?;
+        Ok((signed.map(|s| plugin::verify(&wasm, &s)), wasm))
+    })
+    .await
+    .map_err(|e| PipelineError::Internal(e.to_string()))?;
+    let (verified, wasm) = read.map_err(|problem: String| {
+        config_error(
+            &config.at,
+            format!("component {name}: {problem}"),
+            "name the plugin's .wasm file".to_owned(),
+        )
+    })?;
+    match verified {
+        Some(Err(problem)) => Err(PipelineError::component(
+            name,
+            format!(
+                "refused: {problem}; ask its author for the file and its signature again, and trust neither until then"
+            ),
+        )),
+        _ => Ok(wasm),
+    }
+}
+
+pub(crate) fn check_grants(config: &ComponentConfig, description: &Description) -> Result<(), PipelineError> {
     let name = &config.name;
     let asked = |kind: NeedKind| -> String {
         let list: Vec<String> = description

@@ -4,9 +4,10 @@ use crate::cache::Cache;
 use crate::component::Component;
 use crate::contract::bindings;
 use crate::error::{Refusal, SandboxError};
-use crate::examine::{COMPONENT, Made, Shape, examine};
+use crate::examine::{COMPONENT, Made, examine};
 use crate::exports::Exports;
 use crate::host::{State, TICK};
+use crate::limits::Shape;
 use crate::wasi;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,9 +18,7 @@ use wasmtime::component::{HasSelf, InstancePre, Linker};
 pub struct EngineConfig {
     /// Where compiled code is kept; without it every run compiles again.
     pub cache_dir: Option<PathBuf>,
-    /// Bytes a plugin's file may have.
-    pub plugin_bytes: u64,
-    /// What compiling a plugin may cost.
+    /// What compiling a guest may cost, where the call does not say.
     pub shape: Shape,
 }
 
@@ -27,7 +26,6 @@ impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
             cache_dir: None,
-            plugin_bytes: 64 * 1024 * 1024,
             shape: Shape::default(),
         }
     }
@@ -55,7 +53,6 @@ struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<State>,
     cache: Option<Cache>,
-    plugin_bytes: u64,
     shape: Shape,
     clock: Arc<Clock>,
 }
@@ -80,13 +77,11 @@ impl Engine {
             });
         let clock = Arc::new(Clock::default());
         start(&clock, &engine)?;
-        let plugin_bytes = config.plugin_bytes;
         Ok(Engine {
             inner: Arc::new(Inner {
                 engine,
                 linker,
                 cache,
-                plugin_bytes,
                 shape: config.shape,
                 clock,
             }),
@@ -96,11 +91,22 @@ impl Engine {
     /// Checks, compiles and links a component. Nothing of it runs. Compiling a large one takes seconds: in async code
     /// call this from `spawn_blocking`.
     pub fn load(&self, name: &str, wasm: &[u8], origin: Origin) -> Result<Component, SandboxError> {
+        self.load_within(name, wasm, origin, &self.inner.shape)
+    }
+
+    /// The same, for a component whose limits on compiling are its own.
+    pub fn load_within(
+        &self,
+        name: &str,
+        wasm: &[u8],
+        origin: Origin,
+        shape: &Shape,
+    ) -> Result<Component, SandboxError> {
         let refused = |why| SandboxError::Refused {
             component: crate::log::line(name, 100),
             why,
         };
-        let (info, pre) = self.prepare(wasm, &origin, COMPONENT).map_err(refused)?;
+        let (info, pre) = self.prepare(wasm, &origin, COMPONENT, shape).map_err(refused)?;
         let pre = self.typed(pre).map_err(refused)?;
         Ok(Component::new(name, info, pre, self.clone()))
     }
@@ -126,16 +132,17 @@ impl Engine {
         wasm: &[u8],
         origin: &Origin,
         made: Made,
+        shape: &Shape,
     ) -> Result<(crate::PluginInfo, InstancePre<State>), Refusal> {
         let inner = &self.inner;
         let bytes = wasm.len() as u64;
-        if bytes > inner.plugin_bytes {
+        if bytes > shape.file {
             return Err(Refusal::TooLarge {
                 bytes,
-                limit: inner.plugin_bytes,
+                limit: shape.file,
             });
         }
-        let info = match examine(wasm, &inner.shape, &made) {
+        let info = match examine(wasm, shape, &made) {
             Ok(info) => info,
             // A file that is not what was pinned is that before all else.
             Err(why) => return Err(pinned(wasm, origin).err().unwrap_or(why)),
@@ -156,8 +163,7 @@ impl Engine {
         let component = match kept {
             Some(component) => component,
             None => {
-                let component = wasmtime::component::Component::from_binary(&inner.engine, wasm)
-                    .map_err(|e| Refusal::Invalid { problem: cause(&e) })?;
+                let component = compile(&inner.engine, wasm)?;
                 if let Some(cache) = &inner.cache {
                     cache.put(&info.sha256, &component);
                 }
@@ -181,6 +187,20 @@ impl Engine {
         *clock.calls.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         clock.wake.notify_one();
         Ticking { clock }
+    }
+}
+
+/// Compiles. A compiler is much code, and the file is hostile: where it panics the file is refused and the host goes on.
+fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<wasmtime::component::Component, Refusal> {
+    let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        wasmtime::component::Component::from_binary(engine, wasm)
+    }));
+    match compiled {
+        Ok(Ok(component)) => Ok(component),
+        Ok(Err(e)) => Err(Refusal::Invalid { problem: cause(&e) }),
+        Err(_) => Err(Refusal::Invalid {
+            problem: "the compiler gave up on it".to_owned(),
+        }),
     }
 }
 
@@ -224,7 +244,9 @@ fn rules() -> wasmtime::Config {
     // A guest must not find in its stack what another left there.
     c.async_stack_zeroing(true);
     c.wasm_memory64(false);
-    c.wasm_multi_memory(false);
+    // wasmtime's own adapters between two components of a guest need it, and panic without; `examine` refuses modules of
+    // the guest's own with more than one.
+    c.wasm_multi_memory(true);
     c.wasm_relaxed_simd(false);
     c.wasm_wide_arithmetic(false);
     // Function names of a guest are the guest's words; the reason of a trap is enough.

@@ -81,13 +81,18 @@ pub enum Refusal {
         "this is native code compiled beforehand (.cwasm), which can do anything on the host; give the .wasm it was compiled from"
     )]
     Precompiled,
-    #[error("it has {bytes} bytes, at most {limit} are allowed; raise `plugin-size` only for a plugin you trust")]
+    #[error(
+        "it has {bytes} bytes, at most {limit} are allowed; raise `file` under `limits.compile` only for a plugin you trust"
+    )]
     TooLarge { bytes: u64, limit: u64 },
     #[error(
-        "its SHA-256 is {found}, but pipeline.toml says {expected}; if the change is wanted, look at it with `essrun plugin inspect` and write the new hash"
+        "its SHA-256 is {found}, but pipeline.toml says {expected}; if the change is wanted, look at it with `essrun plugin inspect` and pin it with `essrun plugin pin`"
     )]
     WrongHash { expected: String, found: String },
-    #[error("it has {found} {what}, at most {limit} are allowed: compiling it could exhaust the host")]
+    #[error(
+        "it has {found} {what}, at most {limit} are allowed: compiling it could exhaust the host; raise `{}` under `limits.compile` only for a plugin you trust",
+        bound(what)
+    )]
     TooComplex { what: &'static str, found: u64, limit: u64 },
     #[error("it asks for what no component is given: {}", list(.0))]
     Ungranted(Vec<Ungranted>),
@@ -108,6 +113,17 @@ pub struct Ungranted {
     pub import: String,
     /// What having it would mean.
     pub meaning: &'static str,
+}
+
+/// The key in pipeline.toml for what there is too much of.
+fn bound(what: &str) -> &'static str {
+    match what {
+        "functions" => "functions",
+        "bytes in one function" => "function",
+        "bytes in all functions" => "code",
+        "instances in all" => "instances",
+        _ => "depth",
+    }
 }
 
 fn list(ungranted: &[Ungranted]) -> String {

@@ -6,13 +6,14 @@
 //! *valid* is left to wasmtime; this pass only has to be right about what it counts.
 
 use crate::error::{Refusal, Ungranted};
+use crate::limits::Shape;
 use crate::wasi;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, ComponentTypeRef, Instance, Parser, Payload,
+    ComponentOuterAliasKind, ComponentTypeRef, Instance, Parser, Payload, TypeRef,
 };
 
 /// A world a guest is made for: what it must export, and what of essrun's it may import.
@@ -46,34 +47,6 @@ const OURS: &[&str] = &[
     "ess:backup/incident",
 ];
 
-/// Bounds on a component's shape: what compiling it may cost. The defaults keep the compiler below 256 MiB and are far
-/// above what a plugin in Rust needs; a plugin that carries a whole language runtime may need them raised.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    /// Functions in all modules.
-    pub functions: u64,
-    /// Bytes of the largest function.
-    pub function_bytes: u64,
-    /// Bytes of all functions.
-    pub code_bytes: u64,
-    /// Instances, when every component is instantiated as often as it says.
-    pub instances: u64,
-    /// Nesting of components and modules.
-    pub depth: u64,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Shape {
-            functions: 30_000,
-            function_bytes: 256 * 1024,
-            code_bytes: 8 * 1024 * 1024,
-            instances: 1_000,
-            depth: 16,
-        }
-    }
-}
-
 /// What a file asks for and offers, for `essrun plugin inspect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PluginInfo {
@@ -93,6 +66,14 @@ pub struct PluginInfo {
     pub made_for: Option<String>,
     /// Functions in all its modules.
     pub functions: u64,
+    /// Bytes of the largest of them.
+    pub largest_function: u64,
+    /// Bytes of all of them.
+    pub code: u64,
+    /// Instances, when every component is instantiated as often as it says.
+    pub instances: u64,
+    /// Nesting of components and modules.
+    pub depth: u64,
 }
 
 /// Reads a file's imports and exports. Fails for what is no component at all; an ungranted import is no failure here.
@@ -100,8 +81,8 @@ pub fn inspect_wasm(wasm: &[u8]) -> Result<PluginInfo, Refusal> {
     // Nothing is compiled, so only what bounds this pass itself is bounded.
     let shape = Shape {
         functions: u64::MAX,
-        function_bytes: u64::MAX,
-        code_bytes: u64::MAX,
+        function: u64::MAX,
+        code: u64::MAX,
         ..Shape::default()
     };
     // A file of either kind is judged by what its kind may import.
@@ -135,6 +116,8 @@ fn preamble(wasm: &[u8]) -> Result<(), Refusal> {
 #[derive(Default)]
 struct Frame {
     module: bool,
+    /// Memories of a module, its own and imported.
+    memories: u64,
     /// Instances made when this is instantiated once.
     weight: u64,
     /// Weight of each component in the component's index space.
@@ -147,7 +130,10 @@ pub(crate) fn examine(wasm: &[u8], shape: &Shape, made: &Made) -> Result<PluginI
         shape,
         frames: Vec::new(),
         functions: 0,
+        largest_function: 0,
         code_bytes: 0,
+        instances: 0,
+        depth: 0,
         imports: BTreeMap::new(),
         exports: Vec::new(),
     };
@@ -176,6 +162,10 @@ pub(crate) fn examine(wasm: &[u8], shape: &Shape, made: &Made) -> Result<PluginI
         made_for: contract.as_ref().map(|_| made.export.to_owned()),
         contract,
         functions: walk.functions,
+        largest_function: walk.largest_function,
+        code: walk.code_bytes,
+        instances: walk.instances,
+        depth: walk.depth,
     })
 }
 
@@ -206,7 +196,10 @@ struct Walk<'s> {
     shape: &'s Shape,
     frames: Vec<Frame>,
     functions: u64,
+    largest_function: u64,
     code_bytes: u64,
+    instances: u64,
+    depth: u64,
     imports: BTreeMap<String, Import>,
     exports: Vec<String>,
 }
@@ -230,17 +223,38 @@ impl Walk<'_> {
         let limit = self.shape.instances;
         let top = self.top()?;
         top.weight = top.weight.saturating_add(weight);
-        Self::too_complex("instances in all", top.weight, limit)
+        let weight = top.weight;
+        self.instances = self.instances.max(weight);
+        Self::too_complex("instances in all", weight, limit)
+    }
+
+    /// The compiler knows several memories, since the adapters it makes between components have two; modules have one.
+    fn add_memories(&mut self, memories: u64) -> Result<(), Refusal> {
+        let top = self.top()?;
+        top.memories = top.memories.saturating_add(memories);
+        if top.memories > 1 {
+            return Err(invalid("a module of it has several memories"));
+        }
+        Ok(())
     }
 
     fn payload(&mut self, payload: Payload<'_>) -> Result<(), Refusal> {
         match payload {
             Payload::Version { encoding, .. } => {
                 Self::too_complex("levels of nesting", self.frames.len() as u64 + 1, self.shape.depth)?;
+                self.depth = self.depth.max(self.frames.len() as u64 + 1);
                 self.frames.push(Frame {
                     module: encoding == wasmparser::Encoding::Module,
                     ..Frame::default()
                 });
+            }
+            Payload::MemorySection(section) => self.add_memories(u64::from(section.count()))?,
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    if let TypeRef::Memory(_) = import.map_err(invalid)?.ty {
+                        self.add_memories(1)?;
+                    }
+                }
             }
             Payload::CodeSectionStart { count, .. } => {
                 self.functions = self.functions.saturating_add(u64::from(count));
@@ -249,9 +263,10 @@ impl Walk<'_> {
             Payload::CodeSectionEntry(body) => {
                 let range = body.range();
                 let bytes = range.end.saturating_sub(range.start) as u64;
-                Self::too_complex("bytes in one function", bytes, self.shape.function_bytes)?;
+                self.largest_function = self.largest_function.max(bytes);
+                Self::too_complex("bytes in one function", bytes, self.shape.function)?;
                 self.code_bytes = self.code_bytes.saturating_add(bytes);
-                Self::too_complex("bytes in all functions", self.code_bytes, self.shape.code_bytes)?;
+                Self::too_complex("bytes in all functions", self.code_bytes, self.shape.code)?;
             }
             Payload::InstanceSection(section) => {
                 for instance in section {

@@ -29,6 +29,6 @@ mod world;
 pub use component::Component;
 pub use engine::{Engine, EngineConfig, Origin};
 pub use error::{Refusal, SandboxError, Stop, Ungranted};
-pub use examine::{PluginInfo, Shape, inspect_wasm};
-pub use limits::Limits;
+pub use examine::{PluginInfo, inspect_wasm};
+pub use limits::{Limits, Shape};
 pub use world::{ListingSource, LookError, NoWorld, RowSource, World};

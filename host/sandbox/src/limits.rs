@@ -53,6 +53,43 @@ pub struct Limits {
     /// Bytes of a result, all texts together.
     #[serde(deserialize_with = "size")]
     pub result: u64,
+    /// What loading it may cost, before any call.
+    pub compile: Shape,
+}
+
+/// Bounds on a component's shape: what compiling it may cost. The defaults keep the compiler below 256 MiB and are far
+/// above what a plugin in Rust needs; a plugin that carries a whole language runtime needs them raised.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Shape {
+    /// Bytes of the whole file.
+    #[serde(deserialize_with = "size")]
+    pub file: u64,
+    /// Functions in all modules.
+    pub functions: u64,
+    /// Bytes of the largest function.
+    #[serde(deserialize_with = "size")]
+    pub function: u64,
+    /// Bytes of all functions.
+    #[serde(deserialize_with = "size")]
+    pub code: u64,
+    /// Instances, when every component is instantiated as often as it says.
+    pub instances: u64,
+    /// Nesting of components and modules.
+    pub depth: u64,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape {
+            file: 64 * MIB,
+            functions: 30_000,
+            function: 256 * KIB,
+            code: 8 * MIB,
+            instances: 1_000,
+            depth: 16,
+        }
+    }
 }
 
 const KIB: u64 = 1024;
@@ -77,6 +114,7 @@ impl Default for Limits {
             log: 256 * KIB,
             result_items: 100_000,
             result: 8 * MIB,
+            compile: Shape::default(),
         }
     }
 }
@@ -115,7 +153,14 @@ mod tests {
         assert_eq!(limits.wall_clock, Duration::from_secs(300));
         assert_eq!(limits.rows, 5);
         assert_eq!(limits.handles, 256);
+        let limits: Limits = toml::from_str("[compile]\nfunction = \"1 MiB\"\nfunctions = 60000").unwrap();
+        assert_eq!(limits.compile.function, MIB);
+        assert_eq!(limits.compile.functions, 60_000);
+        assert_eq!(limits.compile.code, 8 * MIB);
         for bad in [
+            "compile = 1",
+            "compile = { code = 5 }",
+            "compile = { cost = 5 }",
             "memory = 5",
             "memory = \"5\"",
             "memory = \"0 B\"",

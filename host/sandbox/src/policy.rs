@@ -112,7 +112,7 @@ impl Engine {
         limits: &Limits,
     ) -> Result<Policy, SandboxError> {
         let pre = self
-            .prepare_policy(interpreter, origin)
+            .prepare_policy(interpreter, origin, &limits.compile)
             .map_err(|why| SandboxError::Refused {
                 component: line(name, 100),
                 why,
@@ -128,8 +128,13 @@ impl Engine {
         Ok(policy)
     }
 
-    fn prepare_policy(&self, wasm: &[u8], origin: crate::Origin) -> Result<bindings::PolicyPre<State>, Refusal> {
-        let (_, pre) = self.prepare(wasm, &origin, POLICY)?;
+    fn prepare_policy(
+        &self,
+        wasm: &[u8],
+        origin: crate::Origin,
+        shape: &crate::Shape,
+    ) -> Result<bindings::PolicyPre<State>, Refusal> {
+        let (_, pre) = self.prepare(wasm, &origin, POLICY, shape)?;
         let exports = Exports::find(self.wasmtime(), pre.component(), POLICY.export)?;
         exports.function::<(Vec<Script>,), (Result<Vec<Question>, Error>,)>("check")?;
         exports.function::<(Vec<Script>, Question, String), (Result<String, Error>,)>("evaluate")?;

@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use essrun_sandbox::{Engine, EngineConfig, Origin, Refusal, SandboxError, inspect_wasm};
+use essrun_sandbox::{Engine, EngineConfig, Origin, Refusal, SandboxError, Shape, inspect_wasm};
 use sha2::{Digest, Sha256};
 
 async fn refused(wasm: &[u8]) -> Refusal {
@@ -241,7 +241,10 @@ async fn the_asynchronous_abi() {
 #[tokio::test]
 async fn a_huge_file() {
     let small = Engine::new(EngineConfig {
-        plugin_bytes: 1_000_000,
+        shape: Shape {
+            file: 1_000_000,
+            ..Shape::default()
+        },
         ..EngineConfig::default()
     })
     .unwrap();
@@ -356,6 +359,43 @@ async fn features_that_are_off() {
         let why = refused(&wasm).await;
         assert!(matches!(why, Refusal::Invalid { .. }), "{extra}: {why:?}");
     }
+}
+
+/// Two components of a guest that call each other: wasmtime makes an adapter with two memories between them. With several
+/// memories switched off it panicked on such a file.
+#[tokio::test]
+async fn components_within_a_component_are_compiled() {
+    let inner = r#"
+      (core module $m
+        (memory (export "memory") 1)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 8))
+        (func (export "say") (param i32 i32)))
+      (core instance $i (instantiate $m))"#;
+    let wasm = text(&format!(
+        r#"(component
+          (component $callee {inner}
+            (func (export "say") (param "text" string)
+              (canon lift (core func $i "say") (memory $i "memory") (realloc (func $i "realloc")))))
+          (component $caller (import "say" (func $say (param "text" string)))
+            {inner}
+            (core func $lowered (canon lower (func $say) (memory $i "memory") (realloc (func $i "realloc"))))
+            (core module $n (import "" "say" (func (param i32 i32))))
+            (core instance (instantiate $n (with "" (instance (export "say" (func $lowered)))))))
+          (instance $a (instantiate $callee))
+          (instance (instantiate $caller (with "say" (func $a "say")))))"#
+    ));
+    // It is no essrun component, which is seen first; with the contract's export it gets to the compiler.
+    assert!(matches!(refused(&wasm).await, Refusal::MissingExport { .. }));
+    assert_eq!(inspect_wasm(&wasm).unwrap().contract, None);
+    let mut exporting = wasm;
+    let export = text(r#"(component (instance $i) (export "ess:backup/system@0.1.0" (instance $i)))"#);
+    exporting.extend_from_slice(&export[8..]);
+    let why = refused(&exporting).await;
+    let told = why.to_string();
+    assert!(
+        !told.contains("gave up") && !told.contains("several memories"),
+        "{told}"
+    );
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ async fn main() {
             Archive {
                 name: name.clone(),
                 sensitivity: Sensitivity::Internal,
+                watch: None,
                 previous: previous.take(),
                 rescan: false,
                 jobs,

@@ -31,7 +31,7 @@ mod sys;
 mod volume;
 mod walk;
 
-pub use archive::{Archive, ArchiveReport, ArchiveRequest, Estimate, Noted, OnUnreadable, PathRule};
+pub use archive::{Archive, ArchiveReport, ArchiveRequest, Estimate, Noted, OnUnreadable, PathRule, Watch};
 pub use error::VolumeError;
 pub use listing::{Entries, Kind, ListedEntry, Stamp, VolumeMeta};
 pub use path::TreePath;

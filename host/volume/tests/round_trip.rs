@@ -270,6 +270,7 @@ fn unchanged_files_are_not_read_again() {
         let archive = Archive {
             name: name(5),
             sensitivity: essrun_artifact::Sensitivity::Internal,
+            watch: None,
             previous: previous(),
             rescan: false,
             jobs: 2,
@@ -473,6 +474,7 @@ async fn meddled(
     let archive = Archive {
         name: name(1),
         sensitivity: essrun_artifact::Sensitivity::Internal,
+        watch: None,
         previous: None,
         rescan: false,
         jobs: 1,

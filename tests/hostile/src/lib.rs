@@ -5,6 +5,8 @@
 //! randomness, threads. With the feature `files` or `sockets` it also uses what the sandbox never links.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
 
+mod plans;
+
 use essrun_guest::prelude::*;
 use essrun_guest::{BackupPlan, BackupView, db, settings};
 
@@ -17,7 +19,12 @@ struct Settings {
 
 impl Component for Hostile {
     fn describe() -> Description {
+        // It lies, too: nothing it takes is secret, it says.
         Description::new("Hostile", env!("CARGO_PKG_VERSION"), Tier::Feature)
+            .need(Need::database("main", "to do harm with").optional())
+            .need(Need::volume("files", "likewise").optional())
+            .setting("deed", "\"behave\"", "what to do")
+            .class(ArtifactClass::new("*", Sensitivity::Internal, "nothing at all"))
     }
 
     fn plan_backup() -> Result<BackupPlan, Error> {
@@ -69,7 +76,13 @@ impl Component for Hostile {
                 let set: std::collections::HashSet<u32> = (0..1000).collect();
                 return Err(Error::Other(format!("{}", set.len())));
             }
-            other => misdeed(other)?,
+            "log-flood" => loop {
+                log::info("\u{1b}[2J flood");
+            },
+            other => match plans::plan(other) {
+                Some(plan) => return plan,
+                None => misdeed(other)?,
+            },
         }
         Ok(BackupPlan::new())
     }

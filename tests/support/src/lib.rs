@@ -9,6 +9,8 @@
 pub mod certificates;
 pub mod essrun;
 pub mod mas;
+pub mod node;
+pub mod plugins;
 pub mod postgres;
 pub mod python;
 pub mod release;

@@ -1,4 +1,4 @@
-//! Python environments for the real servers tests run against (Synapse, Sydent, mautrix-telegram).
+//! Python environments for the real servers tests run against (Synapse, Sydent, mautrix-telegram) and for plugins.
 //!
 //! Each has its own virtual environment below `<workspace>/.essrun/python`, named after the pins it was made from,
 //! so a changed pin makes a new one and an interrupted install is never mistaken for a whole one. They are made by
@@ -16,14 +16,17 @@ pub enum Environment {
     Telegram,
     /// No Python at all: the wheel brings the program `weed`.
     Seaweedfs,
+    /// componentize-py, which makes plugins of Python programs.
+    Plugins,
 }
 
 impl Environment {
-    pub const ALL: [Environment; 4] = [
+    pub const ALL: [Environment; 5] = [
         Environment::Synapse,
         Environment::Sydent,
         Environment::Telegram,
         Environment::Seaweedfs,
+        Environment::Plugins,
     ];
 
     pub fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Environment {
             Environment::Sydent => "sydent",
             Environment::Telegram => "telegram",
             Environment::Seaweedfs => "seaweedfs",
+            Environment::Plugins => "plugins",
         }
     }
 
@@ -41,6 +45,7 @@ impl Environment {
             Environment::Sydent => include_str!("../python/sydent.txt"),
             Environment::Telegram => include_str!("../python/telegram.txt"),
             Environment::Seaweedfs => include_str!("../python/seaweedfs.txt"),
+            Environment::Plugins => include_str!("../python/plugins.txt"),
         }
     }
 

@@ -11,6 +11,7 @@ mod keygen;
 mod list;
 mod plan;
 mod policy;
+mod plugin;
 mod prune;
 mod rekey;
 mod repack;
@@ -45,6 +46,7 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Rotate(args) => rotate::run(args, ui).await,
         Verb::Incident(args) => incident::run(args, ui).await,
         Verb::Policy(verb) => policy::run(verb, ui).await,
+        Verb::Plugin(args) => plugin::run(args, ui).await,
         Verb::Init(args) => init::run(args, ui).await,
         Verb::Keygen(args) => keygen::run(args, ui),
     }

@@ -5,12 +5,13 @@
 //! itself out of the backup, and the manifest and the exit code say so. What it must never do: commit a backup in which
 //! nothing succeeded, or call something done because its bytes were written: the commit object alone makes a backup.
 
+mod lanes;
 pub(crate) mod open;
 pub(crate) mod plan;
 pub(crate) mod prepare;
 mod take;
 
-use crate::body::{BODY_VERSION, BackupBody, ComponentBody, Fact};
+use crate::body::{BODY_VERSION, BackupBody, ComponentBody, Fact, Tier};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::policy::{Policy, Question, input};
@@ -40,7 +41,8 @@ pub async fn run(
     let started_at = time::now();
     let engine = load::engine(pipeline)?;
     let policy = Policy::load(pipeline, &engine).await?;
-    let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let (loaded, unloaded) = load::each(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let unloaded = not_loaded(&loaded, unloaded, reporter.as_ref())?;
     refuse_without_recipients(pipeline, &loaded)?;
     let asked = policy.as_ref().filter(|p| p.answers(Question::MayRun));
     let repository = match (options.dry_run, asked) {
@@ -59,7 +61,7 @@ pub async fn run(
         one.tell(options.dry_run, reporter.as_ref());
     }
     let (false, Some(repository)) = (options.dry_run, repository) else {
-        return opened.into_error();
+        return opened.into_error(&unloaded);
     };
 
     let start = BackupStart {
@@ -70,7 +72,7 @@ pub async fn run(
 
     if opened.components.iter().all(|c| c.failed.is_some()) {
         // Nothing to commit. What was stored is found again by the next run.
-        return opened.into_error();
+        return opened.into_error(&unloaded);
     }
     let mut body = BackupBody {
         version: BODY_VERSION,
@@ -79,7 +81,7 @@ pub async fn run(
         essrun: env!("CARGO_PKG_VERSION").to_owned(),
         started_at,
         finished_at: time::now(),
-        components: opened.components.iter().map(component_body).collect(),
+        components: opened.components.iter().map(component_body).chain(unloaded).collect(),
         instants: opened.instants.clone(),
         judgement: None,
     };
@@ -127,6 +129,45 @@ async fn judged_on(
         previous: input::previous(repository, &id).await?,
         result: input::Backup::of(id, body.started_at, backup.stats(), &standing).with_artifacts(&backup.recorded()),
     })
+}
+
+/// Components that could not be loaded, as they stand in the backup: they took nothing, and the others go on. When none
+/// could be loaded the first error is the run's.
+fn not_loaded(
+    loaded: &[load::Loaded],
+    unloaded: Vec<load::Unloaded>,
+    reporter: &dyn Reporter,
+) -> Result<Vec<ComponentBody>, PipelineError> {
+    let mut bodies = Vec::new();
+    for load::Unloaded { config, error } in unloaded {
+        if loaded.is_empty() {
+            return Err(error);
+        }
+        let problem = match error {
+            PipelineError::Component { problem, .. } => problem,
+            other => other.to_string(),
+        };
+        reporter.event(Event::Failed {
+            component: config.name.clone(),
+            problem: problem.clone(),
+        });
+        bodies.push(ComponentBody {
+            name: config.name,
+            system: "not loaded".to_owned(),
+            tier: Tier::Feature,
+            loss: String::new(),
+            component_version: String::new(),
+            wasm_sha256: String::new(),
+            failed: Some(problem),
+            taken_at: time::now(),
+            facts: Vec::new(),
+            notes: Vec::new(),
+            left_out: Vec::new(),
+            sources: Default::default(),
+            classes: Vec::new(),
+        });
+    }
+    Ok(bodies)
 }
 
 /// Before anything is opened: contents that could hurt somebody are written for a recipient or not at all.

@@ -1,7 +1,7 @@
 //! Opens what the pipeline grants: snapshots of all groups, copies of SQLite files, volumes. Reads nothing else.
 
 use super::plan::ComponentPlan;
-use crate::body::{Instant, Note};
+use crate::body::{ComponentBody, Instant, Note};
 use crate::config::{DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::instant;
@@ -74,19 +74,26 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// An error when some component failed: of the component where all that failed are themselves to blame.
-    pub fn into_error(self) -> Result<(), PipelineError> {
-        let failed: Vec<&Opened> = self.components.iter().filter(|c| c.failed.is_some()).collect();
-        let said = |c: &Opened| c.failed.clone().unwrap_or_default();
+    /// An error when some component failed or was never loaded: of the component where all that failed are themselves
+    /// to blame.
+    pub fn into_error(self, unloaded: &[ComponentBody]) -> Result<(), PipelineError> {
+        let opened = self
+            .components
+            .iter()
+            .filter_map(|c| Some((c.loaded.name(), c.failed.as_ref()?, c.at_fault)));
+        let unloaded = unloaded
+            .iter()
+            .filter_map(|c| Some((c.name.as_str(), c.failed.as_ref()?, true)));
+        let failed: Vec<(&str, &String, bool)> = opened.chain(unloaded).collect();
         let lines = || {
-            let each = failed.iter().map(|c| format!("{}: {}", c.loaded.name(), said(c)));
+            let each = failed.iter().map(|(name, why, _)| format!("{name}: {why}"));
             each.collect::<Vec<_>>().join("\n  ")
         };
         match failed.as_slice() {
             [] => Ok(()),
-            [first, ..] if failed.iter().all(|c| c.at_fault) => {
-                let names: Vec<&str> = failed.iter().map(|c| c.loaded.name()).collect();
-                let problem = if names.len() == 1 { said(first) } else { lines() };
+            [(_, first, _), ..] if failed.iter().all(|(_, _, at_fault)| *at_fault) => {
+                let names: Vec<&str> = failed.iter().map(|(name, _, _)| *name).collect();
+                let problem = if names.len() == 1 { (*first).clone() } else { lines() };
                 Err(PipelineError::component(
                     &names.join(", "),
                     format!("{problem}\n  nothing was backed up"),

@@ -4,6 +4,7 @@ use super::open::Opened;
 use crate::body::{LeftOut, Note, Severity};
 use crate::config::DatabaseSource;
 use crate::error::PipelineError;
+use crate::known;
 use crate::load::Loaded;
 use essrun_postgres::SnapshotGroup;
 use essrun_postgres::dump::{self, DumpPlan, DumpRequest, RowFilter, TableRule};
@@ -85,10 +86,10 @@ pub async fn ask(one: &mut Opened, groups: &[SnapshotGroup], jobs: usize) -> Res
         plan.dump_plans.insert(label.clone(), dump);
     }
     one.plan = plan;
-    Ok(())
+    known::raise(one).await
 }
 
-fn check(loaded: &Loaded, plan: backup::Plan, jobs: usize) -> Result<ComponentPlan, PipelineError> {
+pub(crate) fn check(loaded: &Loaded, plan: backup::Plan, jobs: usize) -> Result<ComponentPlan, PipelineError> {
     let name = loaded.name();
     let refuse = |problem: String| Err(PipelineError::component(name, problem));
     let mut checked = ComponentPlan::default();

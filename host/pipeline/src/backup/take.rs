@@ -1,10 +1,12 @@
 //! Carries the plans out: databases first, while their snapshots live, then SQLite copies, then volumes.
 
 use super::BackupOptions;
+use super::lanes::Orderly;
 use super::open::{Opened, Sources};
 use crate::body::{Note, Severity};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::known;
 use crate::load::{self, Loaded};
 use crate::report::{Event, Reporter};
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, BackupWriter, Progress, Sensitivity};
@@ -22,7 +24,8 @@ pub async fn everything(
     pipeline: &Pipeline,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<(), PipelineError> {
-    let writer: Arc<dyn BackupWriter> = backup.clone();
+    let orderly = Arc::new(Orderly::new(backup.clone()));
+    let writer: Arc<dyn BackupWriter> = orderly.clone();
     let progress: Arc<dyn Progress> = reporter.clone();
     reporter.event(Event::Phase { phase: "dump" });
     let Sources { components, groups, .. } = sources;
@@ -48,7 +51,8 @@ pub async fn everything(
             one.fail(&e, reporter.as_ref());
         }
     }
-    Ok(())
+    // What a failed component left half-way must be stored all the same before anything is committed.
+    orderly.ended().await.map_err(PipelineError::repository)
 }
 
 async fn database(
@@ -121,6 +125,7 @@ async fn files(
             previous: previous.record(&name),
             name: name.clone(),
             sensitivity,
+            watch: known::watch(one, &label)?,
             rescan: options.rescan,
             jobs: pipeline.run.takers,
         };
@@ -128,6 +133,9 @@ async fn files(
             .await
             .map_err(|e| PipelineError::source(name.to_string(), e))?;
         one.artifacts += 1;
+        if let Some((path, holds)) = report.known.first.first() {
+            known::seen(one, &label, path, holds)?;
+        }
         one.plan.notes.extend(remarks(&label, &report));
     }
     Ok(())

@@ -11,6 +11,7 @@ mod store;
 
 use crate::error::{At, PipelineError};
 pub use policy::{PolicyConfig, PolicyFile, REGO};
+use crate::plugin::SignedBy;
 pub use secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -78,7 +79,12 @@ pub struct ComponentConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Use {
     BuiltIn(String),
-    File { path: PathBuf, sha256: String },
+    File {
+        path: PathBuf,
+        sha256: String,
+        /// Who must have signed it, where that is asked for.
+        signed: Option<SignedBy>,
+    },
 }
 
 /// One database granted under a label.
@@ -217,6 +223,9 @@ impl Places<'_> {
         let message = e.message().trim().replace('\n', " ");
         let hint = if message.contains("unknown field") || message.contains("unknown variant") {
             "check the spelling; the message lists what is known here".to_owned()
+        } else if message.contains("missing field `sha256`") {
+            "a plugin is pinned: look at it with `essrun plugin inspect`, then `essrun plugin pin` writes its hash"
+                .to_owned()
         } else if message.contains("missing field") {
             "add the missing key; examples/ has complete files".to_owned()
         } else if message.contains("duplicate key") {
@@ -485,14 +494,34 @@ impl Checker<'_> {
                         at,
                         format!("{what}: sha256 is not 64 hexadecimal digits"),
                         format!(
-                            "`essrun plugin pin {}` prints it; read what it is about to run first",
+                            "`essrun plugin inspect {}` prints it, and for a component `essrun plugin pin` writes it",
                             file.path
                         ),
                     ));
                 }
+                let wrong = |problem: String| {
+                    self.places.error(
+                        at.clone(),
+                        format!("{what}: {problem}"),
+                        "give both: signature = \"x.wasm.minisig\", public-key = \"RW…\" (the second line of minisign.pub)",
+                    )
+                };
+                let signed = match (&file.signature, &file.public_key) {
+                    (None, None) => None,
+                    (Some(signature), Some(key)) => {
+                        SignedBy::check_key(key).map_err(wrong)?;
+                        Some(SignedBy {
+                            file: self.path(signature),
+                            public_key: key.clone(),
+                        })
+                    }
+                    (Some(_), None) => return Err(wrong("it has a signature and no public-key".to_owned())),
+                    (None, Some(_)) => return Err(wrong("it has a public-key and no signature".to_owned())),
+                };
                 Ok(Use::File {
                     path: self.path(&file.path),
                     sha256,
+                    signed,
                 })
             }
         }

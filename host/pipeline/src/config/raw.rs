@@ -81,6 +81,8 @@ pub(super) enum Use {
 pub(super) struct UseFile {
     pub path: String,
     pub sha256: String,
+    pub signature: Option<String>,
+    pub public_key: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Use {

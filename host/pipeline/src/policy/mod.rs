@@ -17,6 +17,7 @@ pub mod test;
 use crate::body::Judgement;
 use crate::config::{Pipeline, PolicyConfig, Use};
 use crate::error::PipelineError;
+use crate::plugin;
 use crate::report::{Event, Reporter};
 use essrun_sandbox::policy as sandbox;
 use essrun_sandbox::{Engine, Origin};
@@ -361,13 +362,13 @@ async fn guest(
                 ));
             }
         },
-        Use::File { path, sha256 } => {
-            let wasm = tokio::fs::read(path).await.map_err(|e| {
-                wrong(
-                    format!("policy: {} cannot be read: {e}", path.display()),
-                    "name the policy's .wasm file",
-                )
-            })?;
+        Use::File { path, sha256, signed } => {
+            let wasm = plugin::read_file(path, config.limits.compile.file)
+                .map_err(|problem| wrong(format!("policy: {problem}"), "name the policy's .wasm file"))?;
+            if let Some(signed) = signed {
+                plugin::verify(&wasm, signed)
+                    .map_err(|problem| wrong(format!("policy: {problem}"), "ask its author for both files again"))?;
+            }
             (
                 std::borrow::Cow::Owned(wasm),
                 Origin::ThirdParty { sha256: sha256.clone() },

@@ -33,7 +33,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The artifact of a table: `prefix/schema.table`. What would break the name, or make two tables one, is written `%XX`.
-pub(crate) fn artifact_name(prefix: &str, table: &TableName) -> Result<ArtifactName> {
+pub fn artifact_name(prefix: &str, table: &TableName) -> Result<ArtifactName> {
     let escape = |text: &str, dot: bool| {
         text.chars().fold(String::new(), |mut out, c| {
             if c.is_control() || c == '%' || c == '/' || (dot && c == '.') {

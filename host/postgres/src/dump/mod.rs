@@ -15,6 +15,7 @@ mod facts;
 mod plan;
 mod report;
 
+pub use execute::artifact_name;
 pub use plan::{DumpPlan, DumpRequest, FormatPolicy, LeftOut, PlannedPart, PlannedTable, RowFilter, TableRule, plan};
 pub use report::{DatabaseFacts, DumpReport, Format, TableMeta, TablePart, TableReport, table_contents};
 

@@ -226,6 +226,9 @@ impl Collector<'_> {
             Kind::Symlink { .. } => self.report.symlinks += 1,
             Kind::File { size, hardlink, .. } => {
                 self.report.files += 1;
+                if let Some(holds) = self.shared.watch.as_ref().and_then(|watch| watch(&entry.path)) {
+                    self.report.known.note(entry.path.clone(), holds);
+                }
                 match hardlink {
                     Some(_) => self.report.hardlinks += 1,
                     None => self.report.bytes += size,

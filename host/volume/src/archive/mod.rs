@@ -54,10 +54,15 @@ pub struct ArchiveRequest {
     pub on_unreadable: OnUnreadable,
 }
 
+/// Knows secrets by their path: says what a file of that name holds.
+pub type Watch = Arc<dyn Fn(&TreePath) -> Option<String> + Send + Sync>;
+
 /// How and under what name.
 pub struct Archive {
     pub name: ArtifactName,
     pub sensitivity: Sensitivity,
+    /// Files it knows make the artifact secret, whatever was said of it before.
+    pub watch: Option<Watch>,
     /// The same artifact in an earlier backup: unchanged files are taken over from it without reading them.
     pub previous: Option<(Arc<dyn BackupReader>, ArtifactRecord)>,
     /// Read every file, whatever the earlier listing says.
@@ -112,6 +117,8 @@ pub struct ArchiveReport {
     pub skipped: Noted,
     /// Could not be read. Empty unless [`OnUnreadable::Report`].
     pub unreadable: Noted,
+    /// Files the watch knows, and what they hold.
+    pub known: Noted,
     /// Why nothing was taken over, where the earlier listing could not be used.
     pub previous_unusable: Option<String>,
 }
@@ -195,6 +202,7 @@ struct Shared {
     writer: Arc<dyn BackupWriter>,
     progress: Arc<dyn Progress>,
     name: String,
+    watch: Option<Watch>,
     runtime: Handle,
     /// Batches under way between the walk and the listing, so that one slow file cannot pile up the rest.
     window: Semaphore,
@@ -256,6 +264,7 @@ pub async fn execute(
         writer: writer.clone(),
         progress: progress.clone(),
         name: name.clone(),
+        watch: archive.watch.clone(),
         runtime: Handle::current(),
         window: Semaphore::new(WINDOW),
         stop: Stop::default(),
@@ -327,7 +336,10 @@ pub async fn execute(
         .record(ArtifactRecord {
             name: archive.name,
             kind: crate::KIND.into(),
-            sensitivity: archive.sensitivity,
+            sensitivity: match report.known.count {
+                0 => archive.sensitivity,
+                _ => Sensitivity::Secret,
+            },
             meta,
             content,
         })

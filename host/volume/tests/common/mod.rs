@@ -61,6 +61,7 @@ pub async fn run(
     let archive = Archive {
         name: name(n),
         sensitivity: Sensitivity::Personal,
+        watch: None,
         previous,
         rescan,
         jobs,
