@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod essrun;
 pub mod mas;
+pub mod pair;
 pub mod postgres;
 pub mod python;
 pub mod release;

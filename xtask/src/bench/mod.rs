@@ -22,6 +22,25 @@ pub enum Bench {
     Restore(Options),
     /// Both, on one database
     Both(Options),
+    /// Backups of two databases under writers: causality in each, and what taking the instant and the fence cost
+    Instant {
+        /// Backups of each kind: of one server, and of two
+        #[arg(long, default_value_t = 500)]
+        backups: u32,
+    },
+}
+
+/// The system test of the same, with so many backups; the figures are what it prints.
+fn instant(backups: u32) -> Result {
+    let binary = shell::essrun("debug")?;
+    let mut tests = shell::cargo();
+    tests.args(["test", "--package", "essrun-system-tests", "--test", "causality", "--"]);
+    tests.args(["--nocapture", "--test-threads", "1"]);
+    shell::show(
+        tests
+            .env("ESSRUN_BIN", binary)
+            .env("INSTANT_BACKUPS", backups.to_string()),
+    )
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -35,13 +54,17 @@ pub struct Options {
 }
 
 pub fn run(what: Bench) -> Result {
-    setup::run(setup::PEERS)?;
-    let binary = shell::essrun("release")?;
     let (options, backup, restore) = match what {
+        Bench::Instant { backups } => {
+            setup::run(&[])?;
+            return instant(backups);
+        }
         Bench::Backup(options) => (options, true, false),
         Bench::Restore(options) => (options, false, true),
         Bench::Both(options) => (options, true, true),
     };
+    setup::run(setup::PEERS)?;
+    let binary = shell::essrun("release")?;
     // Servers are killed when their owners are dropped, which unwinding does; so set-up may panic.
     let done = std::panic::catch_unwind(|| -> Result {
         let world = World::make(binary, options.events)?;
