@@ -83,6 +83,7 @@ impl Component for Mas {
         }
         plan = plan.database("main");
         plan = queue::hold_back(plan, backup, &settings);
+        plan = pair::plan(plan, backup);
         Ok(plan
             .note("then run `mas-cli manage provision-all-users`: users Synapse does not have are made again")
             .note(

@@ -117,8 +117,91 @@ pub fn record(plan: BackupPlan) -> Result<BackupPlan, Error> {
     })
 }
 
+/// How the two databases stand in time.
+enum Gap {
+    /// One instant, and how that was reached.
+    None(&'static str),
+    /// MAS's is so many milliseconds newer.
+    Newer(i64),
+    Older(i64),
+    /// Synapse's is not of the backup but in service; MAS's is so much older.
+    Live(i64),
+}
+
+impl Gap {
+    /// As the host tells it; `None` where nobody looks at Synapse's database, and for backups that do not say.
+    fn of(backup: &BackupView) -> Option<Gap> {
+        let ms = backup.fact_integer("instant/synapse/gap-ms")?;
+        Some(match backup.fact("instant/synapse/how")? {
+            "same-instant" => Gap::None("at the same instant"),
+            "fenced" => Gap::None("behind one lock fence"),
+            "live" => Gap::Live(ms.saturating_neg()),
+            _ if ms < 0 => Gap::Older(ms.saturating_neg()),
+            _ => Gap::Newer(ms),
+        })
+    }
+
+    fn said(&self) -> String {
+        match self {
+            Gap::None(how) => format!("this database and Synapse's were taken {how}"),
+            Gap::Newer(ms) => format!("this database was taken {} after Synapse's", duration(*ms)),
+            Gap::Older(ms) => format!("this database was taken {} BEFORE Synapse's", duration(*ms)),
+            Gap::Live(ms) => format!(
+                "this database is {} older than Synapse's, which is not restored with it",
+                duration(*ms)
+            ),
+        }
+    }
+
+    /// What to do about it, with the commands; nothing for one instant.
+    fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Gap::None(_) => None,
+            Gap::Newer(_) => Some(
+                "what was made between the two is in MAS only: run `mas-cli manage provision-all-users` before clients \
+                 return, which makes such users and devices in Synapse, the devices without their keys; an instant for \
+                 both is taken when [groups.…] names both in `consistent`",
+            ),
+            Gap::Older(_) | Gap::Live(_) => Some(
+                "the next device sync deletes the devices of that time in Synapse: restore both from a backup that took \
+                 them at one instant; or set hold-back to [\"sync-devices\", \"provision-user\", \"delete-device\"], run \
+                 `mas-cli manage provision-all-users` only after the users concerned have saved their keys, and make \
+                 users that are missing with `mas-cli manage register-user`",
+            ),
+        }
+    }
+}
+
+/// Milliseconds in words, one unit.
+fn duration(ms: i64) -> String {
+    match ms {
+        ..1_000 => format!("{ms} ms"),
+        1_000..120_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} d", ms / 86_400_000),
+    }
+}
+
+/// The plan says how far apart the two are before anything is restored.
+pub fn plan(plan: RestorePlan, backup: &BackupView) -> RestorePlan {
+    match Gap::of(backup) {
+        None => plan,
+        Some(gap) => match gap.remedy() {
+            None => plan.note(gap.said()),
+            Some(remedy) => plan.warn(format!("{}: {remedy}", gap.said())),
+        },
+    }
+}
+
 /// The restored pair agrees.
 pub fn verify(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
+    if let Some(gap) = Gap::of(backup) {
+        findings.push(match gap.remedy() {
+            None => check("mas-synapse-gap").pass(gap.said()),
+            Some(remedy) => check("mas-synapse-gap").warn(gap.said(), remedy),
+        });
+    }
     let Some(d) = compare()? else {
         findings.push(check("mas-synapse-pair").warn(
             "no `synapse` is granted, so users and devices were not compared with Synapse's",
@@ -156,8 +239,8 @@ pub fn verify(findings: &mut Findings, backup: &BackupView) -> Result<(), Error>
         &d.devices.only_synapse,
         "pair/devices-only-in-synapse",
         "devices the next device sync would delete in Synapse, with their keys and undelivered messages",
-        "restore a MAS backup of the same instant; or hold back the queues sync-devices and provision-user and have these \
-         users log out only when they have saved their keys",
+        "restore a MAS backup of the same instant; or set hold-back to [\"sync-devices\", \"provision-user\"] and let these \
+         users save their keys before `mas-cli manage provision-all-users` or a login of theirs syncs their devices",
     );
     say(
         "mas-synapse-devices-missing-in-synapse",

@@ -331,6 +331,54 @@ fn devices_the_next_sync_would_delete_are_counted() {
 }
 
 #[test]
+fn the_gap_between_the_two_is_said_with_what_to_do() {
+    let small = Small::new();
+    let found = |how: &str, ms: i64| {
+        let mut view = small.view();
+        for (key, value) in [("how", how.to_owned()), ("gap-ms", ms.to_string())] {
+            view.facts.push(Fact {
+                key: format!("instant/synapse/{key}"),
+                value,
+            });
+        }
+        let plan = small.world().run(|| Mas::plan_restore(&view)).unwrap();
+        let found = small.verify(&view);
+        let gap = found.iter().find(|f| f.check == "mas-synapse-gap").unwrap().clone();
+        let note = plan.notes().find(|n| n.text.starts_with(&gap.message)).unwrap();
+        assert_eq!(
+            (note.severity, note.text.contains("mas-cli")),
+            (gap.severity, !gap.remedy.is_empty())
+        );
+        gap
+    };
+    for how in ["same-instant", "fenced"] {
+        let gap = found(how, 3);
+        assert_eq!((gap.severity, gap.remedy.as_str()), (Severity::Info, ""));
+    }
+    for (how, ms, said, to_do) in [
+        (
+            "ordered",
+            412,
+            "412 ms after Synapse's",
+            "mas-cli manage provision-all-users",
+        ),
+        ("apart", 3_930_000, "65 min after Synapse's", "consistent"),
+        ("ordered", -61_700, "61.7 s BEFORE Synapse's", "hold-back"),
+        (
+            "live",
+            -180_000_000,
+            "2 d older than Synapse's",
+            "mas-cli manage register-user",
+        ),
+    ] {
+        let gap = found(how, ms);
+        assert_eq!(gap.severity, Severity::Warning);
+        assert!(gap.message.contains(said) && gap.remedy.contains(to_do), "{gap:?}");
+    }
+    assert!(!small.verify(&small.view()).iter().any(|f| f.check == "mas-synapse-gap"));
+}
+
+#[test]
 fn rows_out_of_order_are_an_error_not_nonsense() {
     let small = Small::new();
     let view = small.view();

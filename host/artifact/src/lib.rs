@@ -19,4 +19,5 @@ pub use name::{ArtifactName, NameError};
 pub use progress::{NoProgress, Progress};
 pub use traits::{
     ArtifactRecord, BackupReader, BackupWriter, ContentReader, Cut, Domain, KeepError, Lane, LaneSpec, Sensitivity,
+    read_full,
 };

@@ -27,6 +27,7 @@ pub struct MemoryBackup {
 }
 
 /// A committed backup in memory.
+#[derive(Clone)]
 pub struct MemoryReader {
     chunks: HashMap<ChunkId, Bytes>,
     artifacts: Vec<ArtifactRecord>,

@@ -8,6 +8,10 @@ pub trait Progress: Send + Sync {
     fn advanced(&self, what: &str, bytes: u64, items: u64);
     /// No more will come for `what`.
     fn finished(&self, what: &str);
+    /// `what` was done before and is not done again, for this reason.
+    fn kept(&self, what: &str, why: &str) {
+        let _ = (what, why);
+    }
 }
 
 /// Nobody watches.

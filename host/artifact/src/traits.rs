@@ -4,6 +4,7 @@ use crate::{ArtifactName, Content};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::io::Read;
 
 /// What an artifact gives away when it leaks. Ordered: a greater one needs greater care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -138,9 +139,29 @@ pub trait BackupReader: Send + Sync {
     /// Opens content for reading, in order, every chunk checked against its id before it is handed out.
     async fn open(&self, content: &Content) -> Result<Box<dyn ContentReader>, KeepError>;
 
+    /// Whether bytes at hand are this content, to their end. A keeper that can tell without fetching the content does.
+    async fn same(&self, content: &Content, at_hand: &mut (dyn std::io::Read + Send)) -> Result<bool, KeepError> {
+        let mut stream = self.open(content).await?;
+        let mut here = Vec::new();
+        while let Some(bytes) = stream.next().await? {
+            if read_full(at_hand, bytes.len(), &mut here)? != bytes.len() || here != bytes {
+                return Ok(false);
+            }
+        }
+        Ok(read_full(at_hand, 1, &mut here)? == 0)
+    }
+
     fn artifact(&self, name: &ArtifactName) -> Option<&ArtifactRecord> {
         self.artifacts().iter().find(|a| &a.name == name)
     }
+}
+
+/// Reads so many bytes, fewer only at the end; gives how many.
+pub fn read_full(from: &mut dyn std::io::Read, length: usize, into: &mut Vec<u8>) -> Result<usize, KeepError> {
+    into.clear();
+    std::io::Read::take(from, length as u64)
+        .read_to_end(into)
+        .map_err(|e| KeepError::new("what is at hand", format!("cannot be read: {e}")).caused_by(e))
 }
 
 /// Reads content in order.

@@ -135,9 +135,15 @@ pub struct RestoreArgs {
     /// Put a component's database or volume elsewhere: COMPONENT/LABEL=DATABASE-NAME-OR-PATH
     #[arg(long = "to", value_name = "COMPONENT/LABEL=TARGET")]
     pub to: Vec<String>,
+    /// Restore although extensions have other versions on this server
+    #[arg(long)]
+    pub allow_drift: bool,
     /// Keep what was restored for inspection when verification fails
     #[arg(long)]
     pub keep_failed: bool,
+    /// Go on with a restore that was stopped: what it did is read back and kept where it is as the backup has it
+    #[arg(long)]
+    pub resume: bool,
     /// Do not ask before changing anything
     #[arg(long, short)]
     pub yes: bool,

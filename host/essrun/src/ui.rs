@@ -238,6 +238,16 @@ impl Progress for Ui {
             }
         }
     }
+
+    fn kept(&self, what: &str, why: &str) {
+        // Tables are told one by one to programs; to people their number is.
+        if self.inner.json || what.matches('/').count() < 2 {
+            self.event(Event::Kept {
+                artifact: what.to_owned(),
+                why: why.to_owned(),
+            });
+        }
+    }
 }
 
 impl Reporter for Ui {
@@ -318,6 +328,7 @@ impl Reporter for Ui {
                 self.say(&line);
             }
             Event::Failed { component, problem } => self.say(&format!("  {component}: FAILED: {problem}")),
+            Event::Kept { artifact, why } => self.say(&format!("  {artifact}: kept: {why}")),
             Event::Started { .. } | Event::Finished { .. } => {}
         }
     }

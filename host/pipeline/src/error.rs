@@ -90,6 +90,19 @@ impl PipelineError {
         }
     }
 
+    /// With something more to say.
+    pub(crate) fn and_note(mut self, note: &str) -> Self {
+        if let PipelineError::Source { problem, .. }
+        | PipelineError::Changed { problem, .. }
+        | PipelineError::Repository { problem }
+        | PipelineError::Component { problem, .. } = &mut self
+        {
+            problem.push_str("\n  ");
+            problem.push_str(note);
+        }
+        self
+    }
+
     pub fn component(component: &str, problem: impl std::fmt::Display) -> Self {
         PipelineError::Component {
             component: component.to_owned(),

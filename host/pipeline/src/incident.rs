@@ -10,7 +10,8 @@ use crate::config::{DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::load::{self, Loaded, matches};
 use crate::report::Reporter;
-use crate::restore::plan::{live_world, view};
+use crate::restore::plan::live_world;
+use crate::restore::view;
 use crate::time::utc;
 use crate::world::{Database, Granted};
 use crate::{instant, repo};
@@ -127,7 +128,7 @@ pub async fn plan(
             .component
             .respond(
                 Arc::new(world.clone()),
-                &view(name, &body, &backup)?,
+                &view::of(name, &body, &backup)?,
                 &one.config.limits,
             )
             .await

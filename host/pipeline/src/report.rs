@@ -38,6 +38,8 @@ pub enum Event {
         #[serde(flatten)]
         finding: Finding,
     },
+    /// This was done by a restore that was stopped, and is not done again.
+    Kept { artifact: String, why: String },
     /// Work on an artifact began.
     Started { artifact: String, total_bytes: Option<u64> },
     /// An artifact is done.

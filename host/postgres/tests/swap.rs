@@ -57,7 +57,7 @@ async fn a_live_database_is_replaced_only_when_told_and_kept() {
             .any(|f| f.check == "target-not-empty" && f.severity == Severity::Error)
     );
 
-    let restored = try_restore(reader, &target, &options("live", true)).await.unwrap();
+    let mut restored = try_restore(reader, &target, &options("live", true)).await.unwrap();
     // Half-done work is shut to others, and the live database untouched.
     let app = Session::open(&target.with_user("app", None).with_database(restored.scratch())).await;
     assert!(matches!(app, Err(Error::Connect { .. })), "{app:?}");
@@ -67,7 +67,7 @@ async fn a_live_database_is_replaced_only_when_told_and_kept() {
         .await
         .unwrap();
 
-    let refused = swap(&target, &restored, &swapping(false, false)).await.unwrap_err();
+    let refused = swap(&target, &mut restored, &swapping(false, false)).await.unwrap_err();
     assert!(refused.to_string().contains("replaced"), "{refused}");
     let mut other = connection(&cluster, "live");
     other = essrun_postgres::Connection::parse(&format!(
@@ -77,11 +77,11 @@ async fn a_live_database_is_replaced_only_when_told_and_kept() {
     ))
     .unwrap();
     let session = Session::open(&other).await.unwrap();
-    let refused = swap(&target, &restored, &swapping(true, false)).await.unwrap_err();
+    let refused = swap(&target, &mut restored, &swapping(true, false)).await.unwrap_err();
     assert!(refused.to_string().contains("synapse"), "{refused}");
     assert_eq!(cluster.psql("live", "SELECT count(*) FROM public.t").unwrap(), "10");
 
-    let done = swap(&target, &restored, &swapping(true, true)).await.unwrap();
+    let done = swap(&target, &mut restored, &swapping(true, true)).await.unwrap();
     assert!(session.run("x", "SELECT 1").await.is_err());
     let old = done.old_kept_as.unwrap();
     assert!(old.starts_with("live_before_20"), "{old}");
@@ -107,7 +107,7 @@ async fn an_absent_database_is_made_and_dying_in_between_changes_nothing() {
     create(&cluster, "live", LIVE);
     let target = connection(&cluster, "live");
     let (_, _, reader) = dump(&target, &DumpRequest::default()).await;
-    let restored = try_restore(reader, &target, &options("live", true)).await.unwrap();
+    let mut restored = try_restore(reader, &target, &options("live", true)).await.unwrap();
     // As a swap that dies after its first rename.
     let dying = Session::open(&target.with_database("postgres")).await.unwrap();
     dying
@@ -117,7 +117,7 @@ async fn an_absent_database_is_made_and_dying_in_between_changes_nothing() {
     drop(dying);
     let done = loop {
         // The server needs a moment to see that the session is gone; until then the database is locked.
-        match swap(&target, &restored, &swapping(true, false)).await {
+        match swap(&target, &mut restored, &swapping(true, false)).await {
             Ok(done) => break done,
             Err(e) => assert!(matches!(e, Error::Refused { .. }), "{e}"),
         }
@@ -129,8 +129,8 @@ async fn an_absent_database_is_made_and_dying_in_between_changes_nothing() {
     let (_, _, reader) = dump(&target, &DumpRequest::default()).await;
     let empty = Cluster::start(&[]).unwrap();
     let there = connection(&empty, "live");
-    let restored = try_restore(reader, &there, &options("live", false)).await.unwrap();
-    let done = swap(&there, &restored, &swapping(false, false)).await.unwrap();
+    let mut restored = try_restore(reader, &there, &options("live", false)).await.unwrap();
+    let done = swap(&there, &mut restored, &swapping(false, false)).await.unwrap();
     assert_eq!(done.old_kept_as, None);
     common::assert_same((&cluster, "live"), (&empty, "live"));
 }

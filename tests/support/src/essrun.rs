@@ -224,3 +224,13 @@ fn slay(child: &mut Child) {
     // It may have ended by itself: then there is nothing to kill.
     let _ = child.kill();
 }
+
+/// Moments spread evenly over a run like `sample`.
+#[track_caller]
+pub fn moments(sample: &Outcome, of_time: u32, of_events: usize) -> Vec<Kill> {
+    let by_time = (0..of_time).map(|n| Kill::After(sample.took.mul_f64(f64::from(n) / f64::from(of_time))));
+    let events = sample.events.len();
+    assert!(events >= of_events, "only {events} events to stop at: {sample}");
+    let by_event = (0..of_events).map(|n| Kill::AtEvent(1 + n * events / of_events));
+    by_time.chain(by_event).collect()
+}

@@ -11,6 +11,7 @@ pub mod essrun;
 pub mod mas;
 pub mod node;
 pub mod plugins;
+pub mod pair;
 pub mod postgres;
 pub mod python;
 pub mod release;

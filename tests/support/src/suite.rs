@@ -5,6 +5,7 @@
 
 use crate::essrun::{Essrun, Outcome};
 use crate::postgres::Cluster;
+use crate::sha256_hex;
 use crate::synapse::{Database, Home};
 use std::path::{Path, PathBuf};
 
@@ -178,6 +179,23 @@ volumes = {{ media = {{ path = "{media}" }}, config = {{ path = "{config}" }} }}
             .to_owned()
     }
 
+    /// A database as a digest: schema, rows, sequences, whatever the order rows lie in.
+    pub fn database_digest(&self, name: &str) -> String {
+        let dump = self
+            .cluster
+            .client("pg_dump")
+            .args(["-d", name])
+            .output()
+            .expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let text = String::from_utf8(dump.stdout).expect("a dump is UTF-8");
+        // pg_dump puts a random word into these two lines.
+        let known = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        let mut lines: Vec<&str> = text.lines().filter(known).collect();
+        lines.sort_unstable();
+        sha256_hex(lines.join("\n").as_bytes())
+    }
+
     /// The databases of the cluster, sorted.
     pub fn databases(&self) -> Vec<String> {
         let list = self.cluster.psql(
@@ -207,4 +225,24 @@ fn recipient_of(said: &Outcome, identity: &Path) -> String {
 
 fn text(path: &Path) -> String {
     path.to_str().expect("test folders have UTF-8 names").to_owned()
+}
+
+/// A file tree as a digest: paths, kinds, modes, owners, times and contents.
+#[track_caller]
+pub fn tree_digest(root: &Path) -> String {
+    let output = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "find . -printf '%P %y %m %U:%G %T@\\n' | sort; find . -type f -print0 | sort -z | xargs -0 sha256sum",
+        ])
+        .current_dir(root)
+        .output()
+        .expect("find");
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        root.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    sha256_hex(&output.stdout)
 }

@@ -2,133 +2,12 @@
 //! and compared. On one server, on two, and what is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use essrun_testkit::essrun::{Essrun, Outcome};
-use essrun_testkit::mas::Mas;
-use essrun_testkit::postgres::Cluster;
-use essrun_testkit::suite::Suite;
-use std::collections::BTreeSet;
+use essrun_testkit::essrun::Outcome;
+use essrun_testkit::pair::Pair;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const WRITERS: usize = 3;
-
-struct Pair {
-    // First: MAS's own server goes first, where it has one.
-    second: Option<Cluster>,
-    suite: Suite,
-    mas: Mas,
-    recipient: String,
-}
-
-impl Pair {
-    /// A real Synapse with three users, and a MAS that knows them and their devices.
-    fn new(two_servers: bool) -> Pair {
-        let suite = Suite::create();
-        let server = suite.home.start();
-        for name in ["alice", "bob", "carol"] {
-            server.client().register(name, "password", false).expect("registering");
-        }
-        server.stop();
-        let second = two_servers.then(|| Cluster::builder().password("other").start().expect("a second server"));
-        let mas = Mas::create(second.as_ref().unwrap_or(&suite.cluster), &suite.path().join("mas"));
-        let recipient = suite.prepare_backups();
-        let pair = Pair {
-            second,
-            suite,
-            mas,
-            recipient,
-        };
-        for (user, device) in pair.synapse_devices() {
-            pair.mas_sql(&format!(
-                "WITH u AS (INSERT INTO users (user_id, username, created_at) VALUES (gen_random_uuid(), '{user}', now()) RETURNING user_id) \
-                 INSERT INTO compat_sessions (compat_session_id, user_id, device_id, created_at) SELECT gen_random_uuid(), user_id, '{device}', now() FROM u"
-            ));
-        }
-        pair.accept("fence");
-        pair.run(&["init", "pipeline.toml"]).expect_success();
-        pair
-    }
-
-    fn accept(&self, accept: &str) {
-        let text = format!(
-            "{}\n[components.mas]\nuse = \"mas\"\n\
-             databases = {{ main = {{ url-env = \"MAS_DB\" }}, synapse = {{ url-env = \"SYNAPSE_DB\" }} }}\n\
-             volumes = {{ config = {{ path = \"{}\" }} }}\n\n\
-             [groups.core]\nconsistent = [\"synapse\", \"mas\"]\naccept = \"{accept}\"\n",
-            self.suite.pipeline(&self.recipient),
-            self.mas.config.display()
-        );
-        std::fs::write(self.suite.pipeline_file(), text).unwrap();
-    }
-
-    fn essrun(&self) -> Essrun {
-        self.suite.essrun().env("MAS_DB", self.mas.database.url())
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        self.essrun().run(args)
-    }
-
-    fn run_with_identity(&self, args: &[&str]) -> Outcome {
-        let identity = self.suite.identity();
-        let args: Vec<&str> = args
-            .iter()
-            .copied()
-            .chain(["--identity", identity.to_str().unwrap()])
-            .collect();
-        self.essrun().run_json(&args)
-    }
-
-    fn mas_cluster(&self) -> &Cluster {
-        self.second.as_ref().unwrap_or(&self.suite.cluster)
-    }
-
-    fn mas_sql(&self, sql: &str) -> String {
-        self.mas_cluster()
-            .psql("mas", sql)
-            .expect("a query")
-            .trim_end()
-            .to_owned()
-    }
-
-    /// (localpart, device) of every device a sync could delete.
-    fn synapse_devices(&self) -> BTreeSet<(String, String)> {
-        pairs(
-            &self
-                .suite
-                .sql("SELECT split_part(substr(user_id, 2), ':', 1), device_id FROM devices WHERE NOT hidden"),
-        )
-    }
-
-    fn mas_devices(&self) -> BTreeSet<(String, String)> {
-        pairs(&self.mas_sql("SELECT username, device_id FROM compat_sessions JOIN users USING (user_id)"))
-    }
-
-    fn destroy(&self) {
-        self.suite.destroy();
-        self.mas_cluster()
-            .psql("postgres", "DROP DATABASE mas WITH (FORCE)")
-            .expect("dropping MAS's database");
-        std::fs::remove_dir_all(&self.mas.config).unwrap();
-    }
-
-    fn schema_of_mas(&self) -> String {
-        let mut dump = self.mas_cluster().client("pg_dump");
-        let dump = dump.args(["--schema-only", "-d", "mas"]).output().expect("pg_dump");
-        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-        let text = String::from_utf8(dump.stdout).unwrap();
-        let known = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
-        text.lines().filter(known).collect::<Vec<_>>().join("\n")
-    }
-}
-
-fn pairs(lines: &str) -> BTreeSet<(String, String)> {
-    lines
-        .lines()
-        .map(|line| line.split_once('|').expect("two columns"))
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .collect()
-}
 
 /// Writers that commit a user with a device to Synapse's database, then to MAS's, without pause.
 struct Writers {
@@ -217,7 +96,7 @@ fn finding<'a>(outcome: &'a Outcome, check: &str) -> &'a serde_json::Value {
 }
 
 /// Backups under load, each restored after everything was lost: no effect without its cause.
-fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str) {
+fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str, taken: &str) {
     let schema = pair.schema_of_mas();
     for round in 0..2 {
         let writers = Writers::start(pair, round);
@@ -262,6 +141,9 @@ fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str) {
         ] {
             assert_eq!(finding(&restored, check)["severity"], "info", "{restored}");
         }
+        let gap = finding(&restored, "mas-synapse-gap");
+        assert_eq!(gap["severity"], "info", "{gap}");
+        assert!(gap["message"].as_str().unwrap().contains(taken), "{gap}");
         let said = finding(&restored, "mas-synapse-pair")["message"]
             .as_str()
             .unwrap()
@@ -301,7 +183,12 @@ fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str) {
 #[test]
 fn on_one_server_at_the_same_instant() {
     let pair = Pair::new(false);
-    never_an_effect_without_its_cause(&pair, "same-instant", "2 databases at the same instant");
+    never_an_effect_without_its_cause(
+        &pair,
+        "same-instant",
+        "2 databases at the same instant",
+        "at the same instant",
+    );
 
     // What the checks find when the two do not fit, with names, and how it was when the backup was taken.
     pair.run(&["pipeline.toml"]).expect_success();
@@ -336,6 +223,13 @@ fn on_one_server_at_the_same_instant() {
     assert!(told["message"].as_str().unwrap().contains("alice LATER"), "{told}");
     assert!(told["remedy"].as_str().unwrap().contains("same instant"), "{told}");
     assert_eq!(finding(&older, expected[2].0)["severity"], "info", "{older}");
+    let gap = finding(&older, "mas-synapse-gap");
+    assert_eq!(gap["severity"], "warning", "{gap}");
+    assert!(
+        gap["message"].as_str().unwrap().contains("not restored with it"),
+        "{gap}"
+    );
+    assert!(gap["remedy"].as_str().unwrap().contains("mas-cli manage"), "{gap}");
 
     let backup = pair.run(&["pipeline.toml"]).expect_success();
     assert!(
@@ -392,7 +286,12 @@ fn on_one_server_at_the_same_instant() {
 #[test]
 fn on_two_servers_behind_a_fence() {
     let pair = Pair::new(true);
-    never_an_effect_without_its_cause(&pair, "fenced", "2 databases behind a lock fence held for");
+    never_an_effect_without_its_cause(
+        &pair,
+        "fenced",
+        "2 databases behind a lock fence held for",
+        "behind one lock fence",
+    );
 
     // One instant cannot be had over two servers: refused before anything is taken.
     pair.accept("instant");
@@ -440,5 +339,25 @@ fn on_two_servers_behind_a_fence() {
     assert!(
         shown.stdout.contains("one after the other") && shown.stdout.contains("synapse/main, then mas/main"),
         "{shown}"
+    );
+
+    // The gap is told before a restore and found after it, with what to do.
+    let drilled = pair.run_with_identity(&["drill", "pipeline.toml"]).expect_success();
+    let gap = finding(&drilled, "mas-synapse-gap");
+    assert_eq!(gap["severity"], "warning", "{gap}");
+    assert!(gap["message"].as_str().unwrap().contains("after Synapse's"), "{gap}");
+    assert!(
+        gap["remedy"]
+            .as_str()
+            .unwrap()
+            .contains("mas-cli manage provision-all-users"),
+        "{gap}"
+    );
+    let planned = pair
+        .run_with_identity(&["plan", "pipeline.toml", "--restore"])
+        .expect_success();
+    assert!(
+        planned.stdout.contains("taken") && planned.stdout.contains("after Synapse's"),
+        "{planned}"
     );
 }

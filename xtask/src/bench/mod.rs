@@ -28,6 +28,25 @@ pub enum Bench {
     Repeat(Options),
     /// A day later, against restic and borg: bytes stored again, time, memory
     Incremental(incremental::Options),
+    /// Backups of two databases under writers: causality in each, and what taking the instant and the fence cost
+    Instant {
+        /// Backups of each kind: of one server, and of two
+        #[arg(long, default_value_t = 500)]
+        backups: u32,
+    },
+}
+
+/// The system test of the same, with so many backups; the figures are what it prints.
+fn instant(backups: u32) -> Result {
+    let binary = shell::essrun("debug")?;
+    let mut tests = shell::cargo();
+    tests.args(["test", "--package", "essrun-system-tests", "--test", "causality", "--"]);
+    tests.args(["--nocapture", "--test-threads", "1"]);
+    shell::show(
+        tests
+            .env("ESSRUN_BIN", binary)
+            .env("INSTANT_BACKUPS", backups.to_string()),
+    )
 }
 
 #[derive(clap::Args, Clone, Copy)]
@@ -41,13 +60,22 @@ pub struct Options {
 }
 
 pub fn run(what: Bench) -> Result {
-    setup::run(setup::PEERS)?;
-    let binary = shell::essrun("release")?;
-    let (options, backup, restore) = match what {
-        Bench::Backup(options) => (options, true, false),
-        Bench::Restore(options) => (options, false, true),
-        Bench::Both(options) | Bench::Repeat(options) => (options, true, true),
-        Bench::Incremental(options) => return guarded(|| incremental::run(binary, options)),
+    let peers = || -> Result<PathBuf> {
+        setup::run(setup::PEERS)?;
+        shell::essrun("release")
+    };
+    let (binary, options, backup, restore) = match what {
+        Bench::Backup(options) => (peers()?, options, true, false),
+        Bench::Restore(options) => (peers()?, options, false, true),
+        Bench::Both(options) | Bench::Repeat(options) => (peers()?, options, true, true),
+        Bench::Incremental(options) => {
+            let binary = peers()?;
+            return guarded(|| incremental::run(binary, options));
+        }
+        Bench::Instant { backups } => {
+            setup::run(&[])?;
+            return instant(backups);
+        }
     };
     guarded(|| {
         let world = World::make(binary, options.events)?;

@@ -16,6 +16,8 @@ pub async fn run(args: RestoreArgs, ui: &Ui) -> Result<(), PipelineError> {
         replace: args.replace,
         disconnect: args.disconnect,
         targets,
+        resume: args.resume,
+        allow_drift: args.allow_drift,
         keep_failed: args.keep_failed,
         dry_run: args.dry_run,
     };

@@ -1,10 +1,11 @@
 //! What restores that were killed left behind: found and removed before the next one plans.
 //!
 //! Only what a maker that is gone had made itself is removed: scratch databases, staging directories, staged files. A
-//! swap of a volume that was cut short is brought to its end, since both trees are there and whole.
+//! swap of a volume that was cut short is brought to its end, since both trees are there and whole. A restore that is to
+//! be gone on with finds its scratch databases and staged trees untouched.
 
 use super::RestoreOptions;
-use super::plan::postgres_target;
+use super::targets::postgres_target;
 use crate::config::DatabaseSource;
 use crate::error::PipelineError;
 use crate::load::Loaded;
@@ -21,7 +22,8 @@ pub async fn clean(loaded: &[Loaded], options: &RestoreOptions) -> Result<(), Pi
                 _ if !one.owns(label) => {}
                 DatabaseSource::Postgres(_) => {
                     let (target, maintenance) = postgres_target(&what, grant)?;
-                    databases(&what, &target, maintenance.as_deref().unwrap_or("postgres"), |_| true).await;
+                    let which = |l: &pg::Leftover| !(options.resume && l.purpose == Some(pg::Purpose::Restore));
+                    databases(&what, &target, maintenance.as_deref().unwrap_or("postgres"), which).await;
                 }
                 DatabaseSource::Sqlite(path) => {
                     files(
@@ -39,7 +41,7 @@ pub async fn clean(loaded: &[Loaded], options: &RestoreOptions) -> Result<(), Pi
                 .get(&what)
                 .map_or_else(|| grant.path.clone(), PathBuf::from);
             if one.owns(label) && path.parent().is_some_and(Path::exists) {
-                trees(&what, &path).await?;
+                trees(&what, &path, options.resume).await?;
             }
         }
     }
@@ -78,7 +80,7 @@ async fn files(what: &str, path: &Path) {
     }
 }
 
-async fn trees(what: &str, path: &Path) -> Result<(), PipelineError> {
+async fn trees(what: &str, path: &Path, resume: bool) -> Result<(), PipelineError> {
     let failed = |e| PipelineError::source(what, e);
     for leftover in essrun_volume::restore::list_leftovers(path).await.map_err(failed)? {
         if leftover.state == LeftoverState::Swapping {
@@ -92,6 +94,9 @@ async fn trees(what: &str, path: &Path) -> Result<(), PipelineError> {
                     .unwrap_or_default()
             );
         }
+    }
+    if resume {
+        return Ok(());
     }
     for dropped in essrun_volume::restore::drop_leftovers(path).await.map_err(failed)? {
         tracing::info!("{what}: removed {}, left by a killed run", dropped.path.display());

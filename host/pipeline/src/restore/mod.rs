@@ -4,11 +4,18 @@
 //! first step; everything is restored beside what is live, and only when all of it was verified is anything swapped; what
 //! was live is kept under a dated name. What it must never do: write to a live database or tree, restore over existing
 //! tables, swap a part of what failed verification.
+//!
+//! A restore that is killed or fails leaves what it did. The next one removes that, or, with `resume`, goes on: rows and
+//! files that are there are compared with the backup, what is as it should be is kept, the rest is done; verification
+//! and swap are always done in full.
 
 pub(crate) mod leftovers;
 pub(crate) mod plan;
 pub(crate) mod stage;
 mod swap;
+mod targets;
+pub(crate) mod view;
+mod words;
 
 use crate::config::Pipeline;
 use crate::error::PipelineError;
@@ -22,6 +29,10 @@ use plan::Planned;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Said with every failure after which a restore can be gone on with.
+pub(crate) const TO_RESUME: &str =
+    "what was done is kept: the same command with --resume goes on, without it begins anew";
 
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
@@ -37,8 +48,12 @@ pub struct RestoreOptions {
     pub disconnect: bool,
     /// `component/label` → another database name or path.
     pub targets: BTreeMap<String, String>,
+    /// Let extensions have other versions than when the backup was taken.
+    pub allow_drift: bool,
     /// Keep what was staged when verification fails, until the next restore.
     pub keep_failed: bool,
+    /// Go on with a restore of the same backup into the same places that was stopped.
+    pub resume: bool,
     /// Change nothing at all, not even remove what a killed restore left behind.
     pub dry_run: bool,
 }
@@ -175,8 +190,8 @@ impl Prepared {
         let findings = match stage::verify(&self.planned, &staged, reporter.as_ref()).await {
             Ok(findings) => findings,
             Err(e) => {
-                staged.drop_or_keep(self.options.keep_failed).await;
-                return Err(e);
+                staged.leave().await;
+                return Err(e.and_note(TO_RESUME));
             }
         };
         let (errors, _) = repo::tally(&findings);

@@ -1,25 +1,25 @@
 //! What a restore will do: each component's steps, held against its grants, the backup and the targets as they are.
 
-use super::RestoreOptions;
+use super::view::{self, Beside};
+use super::{RestoreOptions, targets};
 use crate::backup::plan::{note, severity};
 use crate::body::{BackupBody, Note, Severity};
-use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
+use crate::config::{DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::load::Loaded;
-use crate::pace::{self, Estimate};
-use crate::policy::{Permission, input};
-use crate::time::utc;
+use crate::pace::Estimate;
+use crate::policy::Permission;
 use crate::world::{Database, Granted};
 use crate::{instant, repo};
-use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
+use essrun_artifact::{ArtifactRecord, BackupReader};
 use essrun_postgres::restore as pg;
 use essrun_postgres::{Connection, Inspector};
 use essrun_repository::OpenBackup;
-use essrun_sandbox::contract::{restore as wit, types};
+use essrun_sandbox::contract::restore as wit;
 use essrun_volume::Volume;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What the restore is for.
@@ -46,6 +46,8 @@ pub struct Planned {
     pub estimate: Option<Estimate>,
     /// What the policy says to it, where it is asked.
     pub permission: Option<Permission>,
+    /// Whether what was done stays when it fails, to be gone on with.
+    pub resumable: bool,
 }
 
 /// One component's part.
@@ -100,6 +102,8 @@ pub struct VolumeTarget {
     pub path: PathBuf,
     pub options: essrun_volume::RestoreOptions,
     pub plan: essrun_volume::RestorePlan,
+    /// A restore that was stopped had put it in service.
+    pub in_place: bool,
 }
 
 /// Something that was checked before the first step.
@@ -111,6 +115,62 @@ pub struct Precondition {
     pub severity: Severity,
     pub message: String,
     pub remedy: String,
+}
+
+impl Item {
+    /// What must not have changed when this part of a restore is gone on with.
+    pub fn origin(&self) -> BTreeMap<String, String> {
+        let hash = |text: String| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let config = &self.loaded.config;
+        [
+            ("component", format!("{} {}", self.loaded.name(), self.loaded.sha256)),
+            ("settings", hash(format!("{:?}", config.settings))),
+            ("plan", hash(format!("{:?}", self.steps))),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+}
+
+impl Planned {
+    /// Plain bytes to be restored: of databases, of files.
+    pub fn bytes(&self) -> (u64, u64) {
+        let databases = self.items.iter().flat_map(|i| i.databases.values());
+        let files = self.items.iter().flat_map(|i| i.volumes.values());
+        let database_bytes = databases.map(|d| match d {
+            DatabaseTarget::Postgres { plan, .. } => plan.bytes,
+            DatabaseTarget::Sqlite { record, .. } => record.content.bytes,
+        });
+        (database_bytes.sum(), files.map(|v| v.plan.bytes).sum())
+    }
+
+    pub fn blocked(&self) -> bool {
+        self.permission.as_ref().is_some_and(|p| !p.allowed) || self.violated()
+    }
+
+    fn violated(&self) -> bool {
+        self.items
+            .iter()
+            .flat_map(|i| &i.findings)
+            .any(|f| f.severity == Severity::Error)
+    }
+
+    pub fn refuse_if_blocked(&self) -> Result<(), PipelineError> {
+        let stops: Vec<String> = self
+            .items
+            .iter()
+            .flat_map(|i| i.findings.iter().map(move |f| (i.loaded.name(), f)))
+            .filter(|(_, f)| f.severity == Severity::Error)
+            .map(|(name, f)| format!("{name}/{} {}: {}; {}", f.label, f.check, f.message, f.remedy))
+            .collect();
+        if stops.is_empty() {
+            return self.permission.as_ref().map_or(Ok(()), Permission::or_refuse);
+        }
+        Err(PipelineError::refused(
+            stops.join("\n  "),
+            "nothing was changed; mend what is listed and start again",
+        ))
+    }
 }
 
 /// Plans all components that the pipeline and the backup both have.
@@ -125,6 +185,7 @@ pub async fn all(
     let id = backup.summary().id.to_string();
     let mut notes = Vec::new();
     let mut items = Vec::new();
+    let beside = Beside::of(&loaded, &body)?;
     for target in options.targets.keys() {
         let known = loaded.iter().any(|l| {
             target.split_once('/').is_some_and(|(c, label)| {
@@ -178,7 +239,7 @@ pub async fn all(
             });
             continue;
         }
-        items.push(item(one, &body, &backup, options, &purpose, pipeline).await?);
+        items.push(item(one, &body, &backup, options, &purpose, pipeline, &beside).await?);
     }
     if items.is_empty() {
         return Err(PipelineError::refused(
@@ -194,6 +255,7 @@ pub async fn all(
         notes,
         estimate: None,
         permission: None,
+        resumable: purpose == Purpose::Restore,
     })
 }
 
@@ -204,9 +266,11 @@ async fn item(
     options: &RestoreOptions,
     purpose: &Purpose,
     pipeline: &Pipeline,
+    beside: &Beside,
 ) -> Result<Item, PipelineError> {
     let name = loaded.name().to_owned();
-    let view = view(&name, body, backup)?;
+    let mut view = view::of(&name, body, backup)?;
+    view.facts.extend(beside.facts(&loaded, body)?);
     let world = live_world(&loaded).await?;
     let plan = loaded
         .component
@@ -240,8 +304,8 @@ async fn item(
     }
     for step in item.steps.clone() {
         match step {
-            Step::Volume(label) => volume_target(&mut item, &label, backup, options, purpose).await?,
-            Step::Database(label) => database_target(&mut item, &label, backup, options, purpose, pipeline).await?,
+            Step::Volume(label) => targets::volume(&mut item, &label, backup, options, purpose).await?,
+            Step::Database(label) => targets::database(&mut item, &label, backup, options, purpose, pipeline).await?,
             Step::RunSql { .. } | Step::SetOwner { .. } => {}
         }
     }
@@ -253,43 +317,6 @@ async fn item(
         }
     }
     Ok(item)
-}
-
-/// The backup as the component sees it.
-pub(crate) fn view(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<wit::BackupView, PipelineError> {
-    let Some(component) = body.component(name) else {
-        return Err(PipelineError::Internal(format!(
-            "component {name} is not in the backup"
-        )));
-    };
-    let prefix = format!("{name}/");
-    let artifacts = backup
-        .artifacts()
-        .iter()
-        .filter_map(|a| {
-            let rest = a.name.as_str().strip_prefix(&prefix)?;
-            Some(wit::Artifact {
-                name: rest.to_owned(),
-                kind: a.kind.clone(),
-                items: repo::items(a),
-                size_bytes: repo::size(a),
-            })
-        })
-        .collect();
-    Ok(wit::BackupView {
-        id: backup.summary().id.to_string(),
-        taken_at_unix_seconds: component.taken_at,
-        component_version: component.component_version.clone(),
-        facts: component
-            .facts
-            .iter()
-            .map(|f| types::Fact {
-                key: f.key.clone(),
-                value: f.value.clone(),
-            })
-            .collect(),
-        artifacts,
-    })
 }
 
 /// The targets as they are, as far as they can be reached: in a disaster most cannot.
@@ -416,474 +443,6 @@ fn check_steps(item: &mut Item, plan: wit::Plan, backup: &OpenBackup) -> Result<
     }
     Ok(())
 }
-
-async fn volume_target(
-    item: &mut Item,
-    label: &str,
-    backup: &OpenBackup,
-    options: &RestoreOptions,
-    purpose: &Purpose,
-) -> Result<(), PipelineError> {
-    let what = format!("{}/{label}", item.loaded.name());
-    let record = record(backup, &what)?;
-    let path = match purpose {
-        Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(label),
-        Purpose::Restore => match (options.targets.get(&what), item.loaded.config.volumes.get(label)) {
-            (Some(path), _) => PathBuf::from(path),
-            (None, Some(grant)) => grant.path.clone(),
-            (None, None) => return Err(PipelineError::Internal(format!("{what} is not granted"))),
-        },
-    };
-    let volume_options = essrun_volume::RestoreOptions {
-        replace: options.replace,
-        jobs: 2,
-        ..essrun_volume::RestoreOptions::default()
-    };
-    // Nothing is made while planning: a path whose parents are not there is planned at the first one that will be made.
-    let (plan_at, missing) = first_missing(&path);
-    if missing && *purpose == Purpose::Restore {
-        item.findings.push(Precondition {
-            label: label.to_owned(),
-            check: "parent-missing".into(),
-            severity: Severity::Warning,
-            message: format!("{} is not there and will be made", plan_at.display()),
-            remedy: "if it should be a mounted volume, mount it first".into(),
-        });
-    }
-    let planned = essrun_volume::restore::plan(&record, &plan_at, volume_options).await;
-    let plan = match planned {
-        Ok(plan) => plan,
-        Err(essrun_volume::VolumeError::Destination { path, why, hint }) => {
-            item.findings.push(Precondition {
-                label: label.to_owned(),
-                check: "volume-destination".into(),
-                severity: Severity::Error,
-                message: format!("{path}: {why}"),
-                remedy: elsewhere_or_replace(&what, hint),
-            });
-            return Ok(());
-        }
-        Err(e) => return Err(PipelineError::restoring(what, e)),
-    };
-    for f in &plan.findings {
-        item.findings.push(Precondition {
-            label: label.to_owned(),
-            check: f.check.to_owned(),
-            severity: if f.fatal { Severity::Error } else { Severity::Warning },
-            message: f.message.clone(),
-            remedy: f.remedy.clone(),
-        });
-    }
-    item.volumes.insert(
-        label.to_owned(),
-        VolumeTarget {
-            record,
-            path,
-            options: volume_options,
-            plan,
-        },
-    );
-    Ok(())
-}
-
-async fn database_target(
-    item: &mut Item,
-    label: &str,
-    backup: &Arc<OpenBackup>,
-    options: &RestoreOptions,
-    purpose: &Purpose,
-    pipeline: &Pipeline,
-) -> Result<(), PipelineError> {
-    let what = format!("{}/{label}", item.loaded.name());
-    let Some(grant) = item.loaded.config.databases.get(label).cloned() else {
-        return Err(PipelineError::Internal(format!("{what} is not granted")));
-    };
-    match &grant.source {
-        DatabaseSource::Sqlite(path) => {
-            let path = match purpose {
-                Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(format!("{label}.sqlite")),
-                Purpose::Restore => options.targets.get(&what).map_or_else(|| path.clone(), PathBuf::from),
-            };
-            if !options.replace && non_empty(&path) {
-                item.findings.push(Precondition {
-                    label: label.to_owned(),
-                    check: "target-not-empty".into(),
-                    severity: Severity::Error,
-                    message: format!("{} is there and not empty", path.display()),
-                    remedy: elsewhere_or_replace(&what, String::new()),
-                });
-            }
-            let record = Box::new(record(backup, &what)?);
-            item.databases.insert(
-                label.to_owned(),
-                DatabaseTarget::Sqlite {
-                    record,
-                    path,
-                    replace: options.replace,
-                },
-            );
-        }
-        DatabaseSource::Postgres(_) => {
-            let (target, pg_options) = postgres_options(&what, &grant, backup, options, purpose, pipeline)?;
-            let reader: &dyn BackupReader = backup.as_ref();
-            let plan = pg::plan(reader, &what, &target, &pg_options)
-                .await
-                .map_err(|e| PipelineError::restoring(what.clone(), e))?;
-            for f in &plan.findings {
-                item.findings.push(Precondition {
-                    label: label.to_owned(),
-                    check: f.check.clone(),
-                    severity: match f.severity {
-                        pg::Severity::Info => Severity::Info,
-                        pg::Severity::Warning => Severity::Warning,
-                        pg::Severity::Error => Severity::Error,
-                    },
-                    message: f.message.clone(),
-                    remedy: match f.check.as_str() {
-                        "target-not-empty" => elsewhere_or_replace(&what, f.remedy.clone()),
-                        _ => f.remedy.clone(),
-                    },
-                });
-            }
-            let (options, plan) = (Box::new(pg_options), Box::new(plan));
-            item.databases
-                .insert(label.to_owned(), DatabaseTarget::Postgres { target, options, plan });
-        }
-    }
-    Ok(())
-}
-
-/// The connection that creates and renames databases, and the database it maintains them from, where that was given.
-pub(super) fn postgres_target(
-    what: &str,
-    grant: &DatabaseGrant,
-) -> Result<(Connection, Option<String>), PipelineError> {
-    match (&grant.admin, &grant.source) {
-        (Some(admin), _) => {
-            let admin = instant::connection(admin)?;
-            let maintenance = admin.database().to_owned();
-            Ok((admin, Some(maintenance)))
-        }
-        (None, DatabaseSource::Postgres(secret)) => Ok((instant::connection(secret)?, None)),
-        (None, DatabaseSource::Sqlite(_)) => Err(PipelineError::Internal(format!("{what} is no PostgreSQL database"))),
-    }
-}
-
-fn postgres_options(
-    what: &str,
-    grant: &DatabaseGrant,
-    backup: &OpenBackup,
-    options: &RestoreOptions,
-    purpose: &Purpose,
-    pipeline: &Pipeline,
-) -> Result<(Connection, pg::RestoreOptions), PipelineError> {
-    let (target, maintenance) = postgres_target(what, grant)?;
-    let database = match (options.targets.get(what), &grant.source) {
-        (Some(name), _) => name.clone(),
-        (None, DatabaseSource::Postgres(secret)) => instant::connection(secret)?.database().to_owned(),
-        (None, DatabaseSource::Sqlite(_)) => return Err(PipelineError::Internal(format!("{what} is SQLite"))),
-    };
-    let (run, pg_purpose) = match purpose {
-        Purpose::Restore => (backup.summary().id.to_string(), pg::Purpose::Restore),
-        Purpose::Drill { run, .. } => (run.clone(), pg::Purpose::Drill),
-    };
-    let mut pg_options = pg::RestoreOptions::new(run, database, pg_purpose);
-    pg_options.owner = grant.owner.clone();
-    pg_options.jobs = pipeline.run.jobs;
-    pg_options.replace = options.replace;
-    if let Some(maintenance) = maintenance {
-        pg_options.maintenance_database = maintenance;
-    }
-    Ok((target, pg_options))
-}
-
-/// What to do about a target that holds something, in the words of the command line.
-fn elsewhere_or_replace(what: &str, otherwise: String) -> String {
-    let way = format!("--replace puts it aside under a dated name, --to {what}=TARGET restores elsewhere");
-    if otherwise.is_empty() {
-        way
-    } else {
-        format!("{way} ({otherwise})")
-    }
-}
-
-/// The path itself when its parent is there; else the outermost of its parents that is not, and `true`.
-fn first_missing(path: &Path) -> (PathBuf, bool) {
-    let mut at = path;
-    while let Some(parent) = at.parent() {
-        if parent.as_os_str().is_empty() || parent.exists() {
-            break;
-        }
-        at = parent;
-    }
-    (at.to_owned(), at != path)
-}
-
-fn non_empty(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|m| m.len() > 0)
-}
-
-fn record(backup: &OpenBackup, name: &str) -> Result<ArtifactRecord, PipelineError> {
-    let name = ArtifactName::new(name).map_err(|e| PipelineError::Internal(e.to_string()))?;
-    backup.artifact(&name).cloned().ok_or_else(|| {
-        PipelineError::refused(
-            format!("the backup holds no artifact {name}"),
-            "`essrun show --artifacts` lists them",
-        )
-    })
-}
-
-/// One line of a plan, for `--json`.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Summary {
-    event: &'static str,
-    backup: String,
-    blocked: bool,
-    /// `null` as long as no drill was measured.
-    estimate: Option<Estimate>,
-    /// `null` where the policy does not decide on restores.
-    policy: Option<Permission>,
-    notes: Vec<Note>,
-    components: Vec<ItemSummary>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct ItemSummary {
-    component: String,
-    tier: crate::body::Tier,
-    steps: Vec<String>,
-    notes: Vec<Note>,
-    preconditions: Vec<Precondition>,
-}
-
-impl Planned {
-    /// Plain bytes to be restored: of databases, of files.
-    pub fn bytes(&self) -> (u64, u64) {
-        let databases = self.items.iter().flat_map(|i| i.databases.values());
-        let files = self.items.iter().flat_map(|i| i.volumes.values());
-        let database_bytes = databases.map(|d| match d {
-            DatabaseTarget::Postgres { plan, .. } => plan.bytes,
-            DatabaseTarget::Sqlite { record, .. } => record.content.bytes,
-        });
-        (database_bytes.sum(), files.map(|v| v.plan.bytes).sum())
-    }
-
-    pub fn blocked(&self) -> bool {
-        self.permission.as_ref().is_some_and(|p| !p.allowed) || self.violated()
-    }
-
-    fn violated(&self) -> bool {
-        self.items
-            .iter()
-            .flat_map(|i| &i.findings)
-            .any(|f| f.severity == Severity::Error)
-    }
-
-    /// What is written, as the policy is told it.
-    pub fn targets(&self) -> Vec<input::Target> {
-        self.items.iter().flat_map(Item::targets).collect()
-    }
-
-    /// The plan, as the policy is told it.
-    pub fn steps(&self) -> Vec<input::Step> {
-        let of = |i: &Item, s: &Step| input::Step {
-            component: i.loaded.name().to_owned(),
-            step: i.step_words(s),
-        };
-        self.items
-            .iter()
-            .flat_map(|i| i.steps.iter().map(move |s| of(i, s)))
-            .collect()
-    }
-
-    pub fn refuse_if_blocked(&self) -> Result<(), PipelineError> {
-        let stops: Vec<String> = self
-            .items
-            .iter()
-            .flat_map(|i| i.findings.iter().map(move |f| (i.loaded.name(), f)))
-            .filter(|(_, f)| f.severity == Severity::Error)
-            .map(|(name, f)| format!("{name}/{} {}: {}; {}", f.label, f.check, f.message, f.remedy))
-            .collect();
-        if stops.is_empty() {
-            return self.permission.as_ref().map_or(Ok(()), Permission::or_refuse);
-        }
-        Err(PipelineError::refused(
-            stops.join("\n  "),
-            "nothing was changed; mend what is listed and start again",
-        ))
-    }
-
-    pub fn summary(&self) -> Summary {
-        Summary {
-            event: "restore-plan",
-            backup: self.id.clone(),
-            blocked: self.blocked(),
-            estimate: self.estimate.clone(),
-            policy: self.permission.clone(),
-            notes: self.notes.clone(),
-            components: self
-                .items
-                .iter()
-                .map(|i| ItemSummary {
-                    component: i.loaded.name().to_owned(),
-                    tier: i.loaded.tier(),
-                    steps: i.steps.iter().map(|s| i.step_words(s)).collect(),
-                    notes: i.notes.clone(),
-                    preconditions: i.findings.clone(),
-                })
-                .collect(),
-        }
-    }
-
-    /// In words.
-    pub fn text(&self) -> String {
-        use std::fmt::Write;
-        let mut t = String::new();
-        // Writing to a String does not fail.
-        let _ = writeln!(
-            t,
-            "restore of backup {}, taken {} UTC on {} by pipeline {:?}",
-            self.id,
-            utc(self.body.started_at),
-            self.body.host,
-            self.body.pipeline
-        );
-        let _ = writeln!(t, "{}", pace::in_words(self.estimate.as_ref()));
-        for n in &self.notes {
-            let _ = writeln!(t, "{}: {}", n.severity, n.text);
-        }
-        match &self.permission {
-            None => {}
-            Some(p) if p.allowed => t.push_str("the policy allows it\n"),
-            Some(p) => {
-                let _ = writeln!(t, "ERROR: the policy says no: {}", p.why());
-            }
-        }
-        for i in &self.items {
-            let _ = writeln!(
-                t,
-                "\n{} ({}, {})",
-                i.loaded.name(),
-                i.loaded.description.system,
-                i.loaded.tier()
-            );
-            for (number, step) in i.steps.iter().enumerate() {
-                let _ = writeln!(t, "  {}. {}", number + 1, i.step_words(step));
-            }
-            let _ = writeln!(
-                t,
-                "  {}. verify, then put in service when every component is good",
-                i.steps.len() + 1
-            );
-            for f in i.findings.iter().filter(|f| f.severity > Severity::Info) {
-                let _ = writeln!(t, "  {} {} {}: {}", f.severity, f.label, f.check, f.message);
-                if !f.remedy.is_empty() {
-                    let _ = writeln!(t, "      to do: {}", f.remedy);
-                }
-            }
-            for n in &i.notes {
-                let _ = writeln!(
-                    t,
-                    "  {}: {}",
-                    if n.severity == Severity::Info {
-                        "note".into()
-                    } else {
-                        n.severity.to_string()
-                    },
-                    n.text
-                );
-            }
-        }
-        t
-    }
-}
-
-impl Item {
-    fn targets(&self) -> Vec<input::Target> {
-        let holds = |label: &str, check: &str| self.findings.iter().any(|f| f.label == label && f.check == check);
-        let target = |label: &str, kind, place: String, live| input::Target {
-            component: self.loaded.name().to_owned(),
-            label: label.to_owned(),
-            kind,
-            place,
-            live,
-        };
-        let mut targets = Vec::new();
-        for step in &self.steps {
-            match step {
-                Step::Volume(label) => targets.push(match self.volumes.get(label) {
-                    Some(v) => target(label, "volume", v.path.display().to_string(), v.plan.replaces),
-                    // Not planned further, because something is in the way there.
-                    None => target(label, "volume", String::new(), true),
-                }),
-                Step::Database(label) => targets.push(match self.databases.get(label) {
-                    Some(DatabaseTarget::Postgres { plan, .. }) => {
-                        let server = plan.target.split('/').next().unwrap_or_default();
-                        let place = format!("{server}/{}", plan.database);
-                        target(label, "postgres", place, holds(label, "target-not-empty"))
-                    }
-                    Some(DatabaseTarget::Sqlite { path, .. }) => {
-                        target(label, "sqlite", path.display().to_string(), non_empty(path))
-                    }
-                    None => target(label, "postgres", String::new(), true),
-                }),
-                Step::RunSql { .. } | Step::SetOwner { .. } => {}
-            }
-        }
-        targets
-    }
-
-    fn step_words(&self, step: &Step) -> String {
-        match step {
-            Step::Volume(label) => match self.volumes.get(label) {
-                Some(v) => format!(
-                    "volume {label} → {} ({} entries, {} bytes{})",
-                    v.path.display(),
-                    v.plan.entries,
-                    v.plan.bytes,
-                    if v.plan.replaces {
-                        "; what is there is kept under a dated name"
-                    } else {
-                        ""
-                    }
-                ),
-                None => format!("volume {label}: see what stands in the way below"),
-            },
-            Step::Database(label) => match self.databases.get(label) {
-                Some(DatabaseTarget::Postgres { plan, .. }) => format!(
-                    "database {label} → new database {}, to become {} ({} tables, {} rows, {} bytes)",
-                    plan.scratch,
-                    plan.database,
-                    plan.tables.len(),
-                    plan.rows,
-                    plan.bytes
-                ),
-                Some(DatabaseTarget::Sqlite { path, record, .. }) => {
-                    format!(
-                        "SQLite database {label} → {} ({} bytes)",
-                        path.display(),
-                        record.content.bytes
-                    )
-                }
-                None => format!("database {label}: see what stands in the way below"),
-            },
-            Step::RunSql { label, sql, why } => format!("in {label}: {sql}  ({why})"),
-            Step::SetOwner {
-                label,
-                path,
-                uid,
-                gid,
-                why,
-            } => {
-                let path = if path.is_empty() { "all of it" } else { path };
-                format!("owner of {label}, {path}: {uid}:{gid}  ({why})")
-            }
-        }
-    }
-}
-
 /// A finding of a component as ours.
 pub fn finding(component: &str, f: wit::Finding) -> crate::body::Finding {
     crate::body::Finding {

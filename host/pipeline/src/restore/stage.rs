@@ -45,6 +45,15 @@ impl Staged {
         }
     }
 
+    /// Leaves everything staged for a resume. A staged SQLite file goes: it is restored in one piece.
+    pub async fn leave(self) {
+        for ((component, label), s) in self.sqlite {
+            if let Err(e) = s.discard().await {
+                tracing::warn!("{component}/{label}: a staged file is left behind: {e}; the next restore removes it");
+            }
+        }
+    }
+
     /// Removes everything staged; answers what could not be removed.
     pub async fn discard(self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -75,11 +84,30 @@ pub async fn everything(planned: &Planned, reporter: &Arc<dyn Reporter>) -> Resu
     let mut staged = Staged::default();
     for item in &planned.items {
         if let Err(e) = one(item, &reader, &mut staged, reporter).await {
-            staged.drop_or_keep(false).await;
-            return Err(e);
+            return Err(given_up(planned, staged, e).await);
         }
     }
-    Ok(staged)
+    let mut unsettled = None;
+    for ((component, label), restored) in &mut staged.postgres {
+        if let Err(e) = restored.settle().await {
+            unsettled = Some(PipelineError::source(format!("{component}/{label}"), e));
+            break;
+        }
+    }
+    match unsettled {
+        None => Ok(staged),
+        Some(e) => Err(given_up(planned, staged, e).await),
+    }
+}
+
+/// A restore that failed leaves what it did, a drill nothing.
+async fn given_up(planned: &Planned, staged: Staged, error: PipelineError) -> PipelineError {
+    if planned.resumable {
+        staged.leave().await;
+        return error.and_note(super::TO_RESUME);
+    }
+    staged.drop_or_keep(false).await;
+    error
 }
 
 async fn one(
@@ -98,6 +126,13 @@ async fn one(
                 let Some(target) = item.volumes.get(label) else {
                     return Err(unplanned(&component, label));
                 };
+                if target.in_place {
+                    progress.kept(
+                        target.record.name.as_str(),
+                        "in service already; read back, and as the backup has it",
+                    );
+                    continue;
+                }
                 make_parents(&target.path)?;
                 let tree = essrun_volume::restore::execute(
                     reader.clone(),
@@ -117,6 +152,16 @@ async fn one(
                         .await
                         .map_err(|e| PipelineError::restoring(format!("{component}/{label}"), e))?;
                     staged.pace.add_database(plan.bytes, began.elapsed());
+                    let done = restored.report();
+                    if done.kept_tables > 0 {
+                        reporter.event(Event::Kept {
+                            artifact: plan.prefix.clone(),
+                            why: format!(
+                                "{} of {} tables loaded before; read back, and as the backup has them",
+                                done.kept_tables, done.tables
+                            ),
+                        });
+                    }
                     staged.postgres.insert((component.clone(), label.clone()), restored);
                 }
                 Some(DatabaseTarget::Sqlite { record, path, replace }) => {
@@ -144,10 +189,13 @@ async fn one(
                 let key = (component.clone(), label.clone());
                 let what = format!("{component}/{label}: SQL of the plan");
                 if let Some(restored) = staged.postgres.get(&key) {
-                    restored
-                        .run_sql(&statements)
-                        .await
-                        .map_err(|e| PipelineError::source(what, e))?;
+                    let ran = restored.run_sql(&statements).await;
+                    if !ran.map_err(|e| PipelineError::source(what.clone(), e))? {
+                        reporter.event(Event::Kept {
+                            artifact: what,
+                            why: "it ran before".to_owned(),
+                        });
+                    }
                 } else if let Some(file) = staged.sqlite.get(&key) {
                     file.run_sql(&statements)
                         .await
@@ -159,6 +207,9 @@ async fn one(
             Step::SetOwner {
                 label, path, uid, gid, ..
             } => {
+                if item.volumes.get(label).is_some_and(|v| v.in_place) {
+                    continue;
+                }
                 let Some(tree) = staged.volumes.get(&(component.clone(), label.clone())) else {
                     return Err(unplanned(&component, label));
                 };
@@ -254,6 +305,11 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
                 .map_err(|e| PipelineError::source(format!("{owner}/{label}"), e))?;
             world.volumes.insert(label.clone(), Arc::new(volume));
         }
+    }
+    for (label, target) in item.volumes.iter().filter(|(_, target)| target.in_place) {
+        let volume = essrun_volume::Volume::open(&target.path)
+            .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+        world.volumes.insert(label.clone(), Arc::new(volume));
     }
     for (label, connection) in &item.peers {
         let restored = planned.items.iter().find_map(|other| {

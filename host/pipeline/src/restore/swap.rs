@@ -1,8 +1,9 @@
 //! Puts what was verified in service: volumes first, databases after, so that no row points at a file not yet there.
+//! What would refuse a database is looked for before the first volume goes.
 
-use super::RestoreOptions;
 use super::plan::{DatabaseTarget, Planned};
 use super::stage::Staged;
+use super::{RestoreOptions, TO_RESUME};
 use crate::error::PipelineError;
 use crate::report::{Event, Reporter};
 use essrun_postgres::restore as pg;
@@ -17,9 +18,12 @@ pub async fn everything(
 ) -> Result<(), PipelineError> {
     let mut done: Vec<String> = Vec::new();
     let mut rest = staged;
-    let result = swap(planned, &mut rest, options, reporter, &mut done).await;
+    let result = match ready(planned, &rest, options).await {
+        Ok(()) => swap(planned, &mut rest, options, reporter, &mut done).await,
+        refused => refused,
+    };
     if let Err(e) = result {
-        rest.drop_or_keep(options.keep_failed).await;
+        rest.leave().await;
         let state = if done.is_empty() {
             "nothing was put in service".to_owned()
         } else {
@@ -28,10 +32,31 @@ pub async fn everything(
         return Err(match e {
             PipelineError::Source { what, problem } => PipelineError::Source {
                 what,
-                problem: format!("{problem}\n  {state}"),
+                problem: format!("{problem}\n  {state}\n  {TO_RESUME}"),
             },
             other => other,
         });
+    }
+    Ok(())
+}
+
+fn how(options: &RestoreOptions) -> pg::SwapOptions {
+    pg::SwapOptions {
+        replace: options.replace,
+        terminate: options.disconnect,
+    }
+}
+
+async fn ready(planned: &Planned, staged: &Staged, options: &RestoreOptions) -> Result<(), PipelineError> {
+    for item in &planned.items {
+        for (label, target) in &item.databases {
+            let key = (item.loaded.name().to_owned(), label.clone());
+            if let (DatabaseTarget::Postgres { target, .. }, Some(restored)) = (target, staged.postgres.get(&key)) {
+                pg::swap_ready(target, restored, &how(options))
+                    .await
+                    .map_err(|e| PipelineError::source(format!("{}/{label}", key.0), e))?;
+            }
+        }
     }
     Ok(())
 }
@@ -70,12 +95,8 @@ async fn swap(
             let what = || format!("{component}/{label}");
             match target {
                 DatabaseTarget::Postgres { target, .. } => {
-                    if let Some(restored) = staged.postgres.get(&key) {
-                        let how = pg::SwapOptions {
-                            replace: options.replace,
-                            terminate: options.disconnect,
-                        };
-                        let swapped = pg::swap(target, restored, &how)
+                    if let Some(restored) = staged.postgres.get_mut(&key) {
+                        let swapped = pg::swap(target, restored, &how(options))
                             .await
                             .map_err(|e| PipelineError::source(what(), e))?;
                         // In service: no more to be dropped when something later fails.

@@ -1,25 +1,26 @@
 //! Builds the scratch database: definitions, then rows and indexes from one pool, then the rest.
 //!
-//! The pool takes the heaviest work first: a table's rows, then its indexes beside each other, then what needs the
-//! table alone. The first failure stops everybody, and the scratch database is dropped.
+//! Each piece is written into the journal as it is done. A stopped restore is gone on with by doing the same again,
+//! leaving out what the journal has; then what is there is proved against the backup. A restore stopped before its
+//! definitions were complete has nothing worth keeping, and is begun anew.
 
-use super::definitions::{self, After, Build, Filter, Later, PostData};
-use super::load;
+use super::definitions::{self, Filter, Later, PostData};
+use super::journal::{self, Journal, Origin, Step};
 use super::plan::{RestoreOptions, RestorePlan, Severity, read_small, table_artifacts};
 use super::scratch::{RestoreReport, Restored, Scratch};
+use super::{load, pool, proof};
 use crate::connection::{Connection, Session};
 use crate::dump::{KIND_LARGE_OBJECTS, TableMeta};
 use crate::error::{Error, Result};
 use crate::names::{TableName, quote_ident};
 use crate::sqltext::Statement;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, Progress};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-/// Builds the scratch database. On an error it is dropped again.
+/// Builds the scratch database, or goes on building it. On an error it is dropped, unless what was done is to be kept.
 pub async fn execute(
     reader: Arc<dyn BackupReader>,
     plan: &RestorePlan,
@@ -35,11 +36,30 @@ pub async fn execute(
         ));
     }
     let owner = options.owner.clone().unwrap_or_else(|| plan.facts.owner.clone());
-    let scratch = Scratch::create(target, options, plan, &owner).await?;
-    match fill(reader, plan, &scratch, options, progress).await {
-        Ok(report) => {
-            scratch.complete().await?;
-            Ok(Restored::new(scratch, report, plan.facts.clone(), owner))
+    let origin = origin(reader.as_ref(), plan, options, &owner)?;
+    let taken = match options.resume {
+        true => take_up(reader.as_ref(), plan, target, options, &origin).await?,
+        false => None,
+    };
+    let (scratch, journal) = match taken {
+        Some((scratch, journal)) => (scratch, Some(journal)),
+        None => (Scratch::create(target, options, plan, &owner).await?, None),
+    };
+    let work = Fill {
+        reader,
+        plan,
+        target,
+        options,
+        owner: &owner,
+        origin: &origin,
+        scratch: &scratch,
+        progress,
+    };
+    match work.fill(journal).await {
+        Ok(report) => Ok(Restored::new(scratch, report, plan.facts.clone(), owner)),
+        Err(e) if options.keep_unfinished => {
+            tracing::warn!("{}: what was done stays in database {}", plan.prefix, plan.scratch);
+            Err(e)
         }
         Err(e) => {
             if let Err(left) = scratch.drop_database().await {
@@ -48,6 +68,66 @@ pub async fn execute(
             Err(e)
         }
     }
+}
+
+/// What must be the same for a resume.
+fn origin(reader: &dyn BackupReader, plan: &RestorePlan, options: &RestoreOptions, owner: &str) -> Result<Origin> {
+    let mut origin = options.origin.clone();
+    let mut artifacts = blake3::Hasher::new();
+    let under = format!("{}/", plan.prefix);
+    for record in reader
+        .artifacts()
+        .iter()
+        .filter(|a| a.name.as_str().starts_with(&under))
+    {
+        let text = serde_json::to_vec(record).map_err(|e| Error::damaged(record.name.to_string(), e.to_string()))?;
+        artifacts.update(&(text.len() as u64).to_le_bytes()).update(&text);
+    }
+    for (name, value) in [
+        ("journal format", "1".to_owned()),
+        ("backup", options.run.clone()),
+        ("backup's contents", artifacts.finalize().to_hex().to_string()),
+        ("target", plan.target.clone()),
+        ("owner", owner.to_owned()),
+        ("owner for all", options.owner.is_some().to_string()),
+        ("privileges", (!options.no_privileges).to_string()),
+    ] {
+        origin.insert(name.to_owned(), value);
+    }
+    Ok(origin)
+}
+
+/// What a stopped restore left, when it is of use.
+async fn take_up(
+    reader: &dyn BackupReader,
+    plan: &RestorePlan,
+    target: &Connection,
+    options: &RestoreOptions,
+    origin: &Origin,
+) -> Result<Option<(Scratch, Journal)>> {
+    let Some(scratch) = Scratch::take_up(target, options, plan).await? else {
+        return Ok(None);
+    };
+    let journal = match scratch.settled() {
+        Some(settled) => Some(Journal::of_mark(settled)),
+        None => Journal::read(&Session::open(scratch.connection()).await?).await?,
+    };
+    let mut why = "it was stopped before its definitions were complete";
+    if let Some(journal) = journal {
+        journal.fits(scratch.name(), origin)?;
+        // Ours cannot be told from the rows that the extension's own script made.
+        let mixed = table_artifacts(reader, &plan.prefix)?.into_iter().any(|(_, meta)| {
+            let rows = Step::rows(&TableName::new(&meta.schema, &meta.table));
+            meta.of_extension && meta.rows > 0 && journal.has(&rows)
+        });
+        if !mixed {
+            return Ok(Some((scratch, journal)));
+        }
+        why = "it holds tables of extensions, whose rows cannot be proved";
+    }
+    tracing::info!("{}: the restore that was stopped is begun anew: {why}", plan.prefix);
+    scratch.give_up().await?;
+    Ok(None)
 }
 
 /// How sessions of this restore are set up.
@@ -59,6 +139,17 @@ struct Setup {
 }
 
 impl Setup {
+    /// With the settings at the head of what comes after the rows.
+    fn with(self, post: &PostData) -> Setup {
+        Setup {
+            settings: std::iter::once(self.settings.as_str())
+                .chain(post.settings.iter().map(String::as_str))
+                .collect::<Vec<_>>()
+                .join("; "),
+            ..self
+        }
+    }
+
     async fn session(&self) -> Result<Session> {
         let session = Session::open(&self.connection).await?;
         session.run("session settings", &self.settings).await?;
@@ -69,87 +160,224 @@ impl Setup {
     }
 }
 
-async fn fill(
+/// One restore at work.
+struct Fill<'a> {
     reader: Arc<dyn BackupReader>,
-    plan: &RestorePlan,
-    scratch: &Scratch,
-    options: &RestoreOptions,
+    plan: &'a RestorePlan,
+    target: &'a Connection,
+    options: &'a RestoreOptions,
+    owner: &'a str,
+    origin: &'a Origin,
+    scratch: &'a Scratch,
     progress: Arc<dyn Progress>,
-) -> Result<RestoreReport> {
-    let began = Instant::now();
-    let mut phases = Vec::new();
-    let mut phase = |name: &str, since: Instant| phases.push((name.to_owned(), since.elapsed().as_secs_f64()));
-    let setup = Setup {
-        connection: scratch.connection().clone(),
-        settings: format!(
-            "SET synchronous_commit = off; SET maintenance_work_mem = '{}MB'; SET check_function_bodies = off; \
-             SET max_parallel_maintenance_workers = 0",
-            options.index_memory_mib.clamp(1, 16 << 10)
-        ),
-        role: options.owner.clone(),
-    };
-    let name = |rest: &str| ArtifactName::new(format!("{}/{rest}", plan.prefix));
-    let main = setup.session().await?;
+}
 
-    let since = Instant::now();
-    let known = known_settings(&main).await?;
-    let filter = Filter {
-        owners: options.owner.is_none(),
-        privileges: options.owner.is_none() && !options.no_privileges,
-        settings: &known,
-    };
-    let pre = read_small(reader.as_ref(), &name("ddl-pre-data")?).await?;
-    let pre = definitions::script("ddl-pre-data", &pre, &filter)?;
-    define(&main, &pre, &setup).await?;
-    let records = table_artifacts(reader.as_ref(), &plan.prefix)?;
-    let tables: HashSet<TableName> = records
-        .iter()
-        .map(|(_, m)| TableName::new(&m.schema, &m.table))
-        .collect();
-    let post = read_small(reader.as_ref(), &name("ddl-post-data")?).await?;
-    let post = definitions::post_data(definitions::script("ddl-post-data", &post, &filter)?, &tables);
-    phase("definitions", since);
+/// What the definitions become.
+struct Definitions {
+    pre: Vec<Statement>,
+    post: PostData,
+}
 
-    let since = Instant::now();
-    let setup = Setup {
-        settings: std::iter::once(setup.settings.as_str())
-            .chain(post.settings.iter().map(String::as_str))
-            .collect::<Vec<_>>()
-            .join("; "),
-        ..setup
-    };
-    let jobs = options.jobs.clamp(1, 64);
-    let records: Vec<(ArtifactRecord, TableMeta)> = records.into_iter().map(|(r, m)| (r.clone(), m)).collect();
-    let (indexes, rows, bytes) = pool(&setup, &reader, records, &post, jobs, &progress).await?;
-    phase("rows-and-indexes", since);
-
-    let since = Instant::now();
-    positions(&main, &read_small(reader.as_ref(), &name("sequences")?).await?).await?;
-    if let Some(record) = reader
-        .artifact(&name("large-objects")?)
-        .filter(|r| r.kind == KIND_LARGE_OBJECTS)
-    {
-        load::large_objects(&main, reader.as_ref(), record, progress.as_ref()).await?;
-    }
-    main.run("session settings", &setup.settings).await?;
-    for later in &post.later {
-        match later {
-            Later::One(sql) => admin_or(&main, sql, &setup).await?,
-            Later::ForeignKeys(keys) => foreign_keys(&setup, keys, jobs).await?,
+impl Fill<'_> {
+    fn setup(&self, scratch: &Scratch) -> Setup {
+        Setup {
+            connection: scratch.connection().clone(),
+            settings: format!(
+                "SET synchronous_commit = off; SET maintenance_work_mem = '{}MB'; SET check_function_bodies = off; \
+                 SET max_parallel_maintenance_workers = 0",
+                self.options.index_memory_mib.clamp(1, 16 << 10)
+            ),
+            role: self.options.owner.clone(),
         }
     }
-    partitioned(&main).await?;
-    phase("constraints-and-rest", since);
-    Ok(RestoreReport {
-        database: plan.database.clone(),
-        scratch: plan.scratch.clone(),
-        tables: tables.len() as u64,
-        rows,
-        bytes,
-        indexes,
-        seconds: began.elapsed().as_secs_f64(),
-        phases,
-    })
+
+    async fn small(&self, rest: &str) -> Result<Vec<u8>> {
+        let name = ArtifactName::new(format!("{}/{rest}", self.plan.prefix))?;
+        read_small(self.reader.as_ref(), &name).await
+    }
+
+    async fn definitions(&self, session: &Session, tables: &HashSet<TableName>) -> Result<Definitions> {
+        let known = known_settings(session).await?;
+        let filter = Filter {
+            owners: self.options.owner.is_none(),
+            privileges: self.options.owner.is_none() && !self.options.no_privileges,
+            settings: &known,
+        };
+        let pre = definitions::script("ddl-pre-data", &self.small("ddl-pre-data").await?, &filter)?;
+        let post = definitions::script("ddl-post-data", &self.small("ddl-post-data").await?, &filter)?;
+        Ok(Definitions {
+            pre,
+            post: definitions::post_data(post, tables),
+        })
+    }
+
+    async fn fill(&self, journal: Option<Journal>) -> Result<RestoreReport> {
+        let began = Instant::now();
+        let mut phases = Vec::new();
+        let mut phase = |name: &str, since: Instant| phases.push((name.to_owned(), since.elapsed().as_secs_f64()));
+        let setup = self.setup(self.scratch);
+        let resumed = journal.is_some();
+        let reader = &self.reader;
+
+        let since = Instant::now();
+        let records = table_artifacts(reader.as_ref(), &self.plan.prefix)?;
+        let tables: HashSet<TableName> = records
+            .iter()
+            .map(|(_, m)| TableName::new(&m.schema, &m.table))
+            .collect();
+        if journal.is_none() {
+            let own = Session::open(&setup.connection).await?;
+            Journal::begin(&own, setup.role.as_deref(), self.origin).await?;
+        }
+        let main = setup.session().await?;
+        let defined = self.definitions(&main, &tables).await?;
+        let post = &defined.post;
+        match &journal {
+            None => {
+                define(&main, &defined.pre, &setup).await?;
+                main.run("note in the journal", &Step::definitions().note()).await?;
+            }
+            Some(journal) => self.nothing_else(&main, journal, &tables).await?,
+        }
+        let journal = Arc::new(journal.unwrap_or_default());
+        phase("definitions", since);
+
+        let since = Instant::now();
+        let setup = setup.with(post);
+        let jobs = self.options.jobs.clamp(1, 64);
+        let records: Vec<(ArtifactRecord, TableMeta)> = records.into_iter().map(|(r, m)| (r.clone(), m)).collect();
+        let mut sessions = Vec::new();
+        for _ in 0..jobs {
+            sessions.push(setup.session().await?);
+        }
+        let work = pool::Work {
+            reader,
+            progress: &self.progress,
+            post,
+            journal: &journal,
+            resumed,
+            scratch: self.scratch.name(),
+        };
+        let done = pool::run(sessions, records, work).await?;
+        phase("rows-and-indexes", since);
+
+        let since = Instant::now();
+        // Once SQL of the plan ran, these are as it left them.
+        if !journal.mended() {
+            positions(&main, &self.small("sequences").await?).await?;
+            if let Some(record) = reader
+                .artifact(&ArtifactName::new(format!("{}/large-objects", self.plan.prefix))?)
+                .filter(|r| r.kind == KIND_LARGE_OBJECTS)
+            {
+                load::large_objects(&main, reader.as_ref(), record, resumed, self.progress.as_ref()).await?;
+            }
+        }
+        main.run("session settings", &setup.settings).await?;
+        for (place, later) in post.later.iter().enumerate() {
+            match later {
+                Later::One(sql) if is_setting(sql) => admin_or(&main, sql, &setup, None).await?,
+                Later::One(sql) => {
+                    let step = Step::later(place, sql);
+                    if !journal.has(&step) {
+                        admin_or(&main, sql, &setup, Some(&step)).await?;
+                    }
+                }
+                Later::ForeignKeys(keys) => foreign_keys(&setup, place, keys, &journal, jobs).await?,
+            }
+        }
+        partitioned(&main).await?;
+        phase("constraints-and-rest", since);
+
+        if resumed {
+            let since = Instant::now();
+            self.prove_definitions(&main, &journal, &defined).await?;
+            phase("proof", since);
+        }
+        Ok(RestoreReport {
+            database: self.plan.database.clone(),
+            scratch: self.plan.scratch.clone(),
+            tables: tables.len() as u64,
+            rows: done.rows,
+            bytes: done.bytes,
+            kept_tables: done.kept,
+            indexes: done.indexes,
+            seconds: began.elapsed().as_secs_f64(),
+            phases,
+        })
+    }
+
+    /// Tables that get no rows from the backup have none, but for those that SQL of the plan filled.
+    async fn nothing_else(&self, session: &Session, journal: &Journal, tables: &HashSet<TableName>) -> Result<()> {
+        let recorded: BTreeSet<TableName> = tables.iter().cloned().collect();
+        for table in proof::unexpected(session, &recorded).await? {
+            let ours = match journal.changed.get(&table.quoted()) {
+                Some(digest) => &proof::digest(session, &table).await? == digest,
+                None => false,
+            };
+            if !ours {
+                let why = format!("{table} has rows, and none in the backup");
+                return Err(journal::foreign(self.scratch.name(), why));
+            }
+        }
+        Ok(())
+    }
+
+    /// The definitions are those of an empty database made from the same backup.
+    async fn prove_definitions(&self, session: &Session, journal: &Journal, defined: &Definitions) -> Result<()> {
+        let here = proof::shape(session).await?;
+        if let Some(digest) = &journal.shape {
+            return match &proof::digest_of(&here) == digest {
+                true => Ok(()),
+                false => Err(journal::foreign(self.scratch.name(), "its definitions differ")),
+            };
+        }
+        let beside = self
+            .scratch
+            .create_beside(self.target, self.options, self.plan, self.owner)
+            .await?;
+        let made = self.empty(&beside, defined).await;
+        beside.drop_database().await?;
+        match proof::differences(&here, &made?) {
+            differ if differ.is_empty() => Ok(()),
+            differ => Err(journal::foreign(
+                self.scratch.name(),
+                format!("its definitions differ: {}", differ.join(", ")),
+            )),
+        }
+    }
+
+    /// Makes everything but rows, and looks at it.
+    async fn empty(&self, beside: &Scratch, defined: &Definitions) -> Result<proof::Shape> {
+        let setup = self.setup(beside);
+        let session = setup.session().await?;
+        define(&session, &defined.pre, &setup).await?;
+        let setup = setup.with(&defined.post);
+        session.run("session settings", &setup.settings).await?;
+        for after in defined.post.after.values() {
+            for build in after.builds.iter().chain(&after.finish) {
+                if let Some(tablespace) = &build.tablespace {
+                    session.run("default_tablespace", tablespace).await?;
+                }
+                session.run("index or constraint", &build.sql).await?;
+            }
+        }
+        for later in &defined.post.later {
+            match later {
+                Later::One(sql) => admin_or(&session, sql, &setup, None).await?,
+                Later::ForeignKeys(keys) => {
+                    for (sql, _) in keys {
+                        session.run("foreign key", sql).await?;
+                    }
+                }
+            }
+        }
+        proof::shape(&session).await
+    }
+}
+
+/// Settings hold for the session, so they are made again in each.
+fn is_setting(sql: &str) -> bool {
+    sql.starts_with("SET ") || (sql.starts_with("SELECT") && sql.contains("pg_catalog.set_config("))
 }
 
 /// Settings this server knows; a newer `pg_dump` sets some that an older server does not.
@@ -163,13 +391,14 @@ async fn known_settings(session: &Session) -> Result<HashSet<String>> {
 
 async fn define(session: &Session, statements: &[Statement], setup: &Setup) -> Result<()> {
     for s in statements {
-        admin_or(session, &s.sql, setup).await?;
+        admin_or(session, &s.sql, setup, None).await?;
     }
     Ok(())
 }
 
-/// Runs a definition; those only the connecting role may make are made by it, whoever is to own the rest.
-async fn admin_or(session: &Session, sql: &str, setup: &Setup) -> Result<()> {
+/// Runs a definition; those only the connecting role may make are made by it, whoever is to own the rest. With a step
+/// it is written into the journal by the same transaction.
+async fn admin_or(session: &Session, sql: &str, setup: &Setup, step: Option<&Step>) -> Result<()> {
     let what = || {
         let line: String = sql
             .chars()
@@ -188,223 +417,21 @@ async fn admin_or(session: &Session, sql: &str, setup: &Setup) -> Result<()> {
     ]
     .iter()
     .any(|w| upper.starts_with(w));
-    match &setup.role {
-        Some(role) if admins => {
-            session.run("role", "RESET ROLE").await?;
+    let (reset, set) = match &setup.role {
+        Some(role) if admins => ("RESET ROLE".to_owned(), format!("SET ROLE {}", quote_ident(role))),
+        _ => (String::new(), String::new()),
+    };
+    let whole = match step {
+        // Alone, so that it runs outside of a transaction as `psql` would run it.
+        None if reset.is_empty() => sql.to_owned(),
+        None => {
+            session.run("role", &reset).await?;
             session.run(&what(), sql).await?;
-            session.run("role", &format!("SET ROLE {}", quote_ident(role))).await
+            return session.run("role", &set).await;
         }
-        _ => session.run(&what(), sql).await,
-    }
-}
-
-/// What the pool does, heaviest first.
-enum Job {
-    Load(usize),
-    Build(usize, Build),
-    Finish(usize),
-}
-
-struct Table {
-    record: ArtifactRecord,
-    meta: TableMeta,
-    name: TableName,
-    after: After,
-}
-
-struct Pool {
-    tables: Vec<Table>,
-    state: Mutex<State>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    /// By weight, then age.
-    ready: BTreeMap<(std::cmp::Reverse<u64>, u64), Job>,
-    next: u64,
-    /// Builds outstanding by table.
-    building: HashMap<usize, usize>,
-    running: usize,
-    failed: bool,
-}
-
-impl Pool {
-    fn locked(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, state: &mut State, table: usize, job: Job) {
-        let weight = self.tables.get(table).map_or(0, |t| t.meta.bytes);
-        state.next += 1;
-        let age = state.next;
-        state.ready.insert((std::cmp::Reverse(weight), age), job);
-    }
-
-    /// The next job; `None` when all is done or somebody failed.
-    async fn take(&self) -> Option<Job> {
-        loop {
-            let changed = self.changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            // Registered before looking, so that no change is missed.
-            changed.as_mut().enable();
-            {
-                let mut state = self.locked();
-                if state.failed {
-                    return None;
-                }
-                if let Some((_, job)) = state.ready.pop_first() {
-                    state.running += 1;
-                    return Some(job);
-                }
-                if state.running == 0 {
-                    return None;
-                }
-            }
-            changed.await;
-        }
-    }
-
-    fn done(&self, job: &Job) {
-        let mut state = self.locked();
-        state.running -= 1;
-        match job {
-            Job::Load(t) => {
-                let builds = self
-                    .tables
-                    .get(*t)
-                    .map(|table| table.after.builds.clone())
-                    .unwrap_or_default();
-                if builds.is_empty() {
-                    self.push(&mut state, *t, Job::Finish(*t));
-                } else {
-                    state.building.insert(*t, builds.len());
-                    for build in builds {
-                        self.push(&mut state, *t, Job::Build(*t, build));
-                    }
-                }
-            }
-            Job::Build(t, _) => {
-                let left = state.building.get_mut(t).map_or(0, |n| {
-                    *n -= 1;
-                    *n
-                });
-                if left == 0 {
-                    self.push(&mut state, *t, Job::Finish(*t));
-                }
-            }
-            Job::Finish(_) => {}
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
-
-    fn fail(&self) {
-        self.locked().failed = true;
-        self.changed.notify_waiters();
-    }
-}
-
-/// Loads all rows and builds what each table gets after them. Gives (indexes, rows, bytes).
-async fn pool(
-    setup: &Setup,
-    reader: &Arc<dyn BackupReader>,
-    records: Vec<(ArtifactRecord, TableMeta)>,
-    post: &PostData,
-    jobs: usize,
-    progress: &Arc<dyn Progress>,
-) -> Result<(u64, u64, u64)> {
-    let tables: Vec<Table> = records
-        .into_iter()
-        .map(|(record, meta)| {
-            let name = TableName::new(&meta.schema, &meta.table);
-            let after = post.after.get(&name).cloned().unwrap_or_default();
-            Table {
-                record,
-                meta,
-                name,
-                after,
-            }
-        })
-        .collect();
-    let indexes = tables.iter().map(|t| t.after.builds.len() as u64).sum();
-    let rows = tables.iter().map(|t| t.meta.rows).sum();
-    let bytes = tables.iter().map(|t| t.meta.bytes).sum();
-    let pool = Arc::new(Pool {
-        tables,
-        state: Mutex::new(State::default()),
-        changed: Notify::new(),
-    });
-    {
-        let mut state = pool.locked();
-        for t in 0..pool.tables.len() {
-            pool.push(&mut state, t, Job::Load(t));
-        }
-    }
-    let mut workers = JoinSet::new();
-    for _ in 0..jobs {
-        let session = setup.session().await?;
-        let (pool, reader, progress) = (pool.clone(), reader.clone(), progress.clone());
-        workers.spawn(async move {
-            let result = worker(&pool, &session, reader.as_ref(), progress.as_ref()).await;
-            if result.is_err() {
-                pool.fail();
-            }
-            result
-        });
-    }
-    while let Some(done) = workers.join_next().await {
-        let done = done.map_err(|e| Error::Lost {
-            what: "a restore worker".to_owned(),
-            why: e.to_string(),
-        });
-        // Returning drops the set, and with it the others' sessions.
-        done??;
-    }
-    Ok((indexes, rows, bytes))
-}
-
-async fn worker(pool: &Pool, session: &Session, reader: &dyn BackupReader, progress: &dyn Progress) -> Result<()> {
-    while let Some(job) = pool.take().await {
-        match &job {
-            Job::Load(t) => {
-                if let Some(table) = pool.tables.get(*t) {
-                    load::table(session, reader, &table.record, &table.meta, progress).await?;
-                }
-            }
-            Job::Build(t, build) => {
-                if let Some(table) = pool.tables.get(*t) {
-                    build_one(session, &table.name, build).await?;
-                }
-            }
-            Job::Finish(t) => {
-                if let Some(table) = pool.tables.get(*t) {
-                    for step in &table.after.finish {
-                        build_one(session, &table.name, step).await?;
-                    }
-                    if table.meta.rows > 0 {
-                        session
-                            .run(
-                                &format!("ANALYZE {}", table.name),
-                                &format!("ANALYZE {}", table.name.quoted()),
-                            )
-                            .await?;
-                    }
-                }
-            }
-        }
-        pool.done(&job);
-    }
-    Ok(())
-}
-
-async fn build_one(session: &Session, table: &TableName, build: &Build) -> Result<()> {
-    if let Some(tablespace) = &build.tablespace {
-        session.run("default_tablespace", tablespace).await?;
-    }
-    session
-        .run(&format!("index or constraint of {table}"), &build.sql)
-        .await
+        Some(step) => format!("BEGIN; {reset}; {sql}\n; {set}; {}; COMMIT", step.note()),
+    };
+    session.run(&what(), &whole).await
 }
 
 /// Positions of sequences: only calls of setval are accepted.
@@ -430,13 +457,29 @@ async fn positions(session: &Session, script: &[u8]) -> Result<()> {
 }
 
 /// Foreign keys beside each other, never two that share a table: they would wait for each other's locks.
-async fn foreign_keys(setup: &Setup, keys: &[(String, HashSet<TableName>)], jobs: usize) -> Result<()> {
+async fn foreign_keys(
+    setup: &Setup,
+    place: usize,
+    keys: &[(String, HashSet<TableName>)],
+    journal: &Journal,
+    jobs: usize,
+) -> Result<()> {
+    let keys: Vec<&(String, HashSet<TableName>)> = keys
+        .iter()
+        .filter(|(sql, _)| !journal.has(&Step::later(place, sql)))
+        .collect();
     let jobs = jobs.min(keys.len()).max(1);
     let mut sessions = Vec::new();
     for _ in 0..jobs {
         sessions.push(setup.session().await?);
     }
-    let mut waiting: Vec<(String, HashSet<TableName>)> = keys.to_vec();
+    let mut waiting: Vec<(String, HashSet<TableName>)> = keys
+        .into_iter()
+        .map(|(sql, tables)| {
+            let note = Step::later(place, sql).note();
+            (format!("BEGIN; {sql}\n; {note}; COMMIT"), tables.clone())
+        })
+        .collect();
     let mut running: JoinSet<(Result<()>, Session, HashSet<TableName>)> = JoinSet::new();
     let mut busy: HashSet<TableName> = HashSet::new();
     loop {
@@ -452,7 +495,12 @@ async fn foreign_keys(setup: &Setup, keys: &[(String, HashSet<TableName>)], jobs
                 // Partitions are locked with their parents, which we do not see; the server resolves that by refusing one.
                 for _ in 0..5 {
                     match &result {
-                        Err(e) if e.code() == Some("40P01") => result = session.run("foreign key", &sql).await,
+                        Err(e) if e.code() == Some("40P01") => {
+                            result = match session.run("foreign key", "ROLLBACK").await {
+                                Ok(()) => session.run("foreign key", &sql).await,
+                                lost => lost,
+                            }
+                        }
                         _ => break,
                     }
                 }

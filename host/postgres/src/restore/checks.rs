@@ -1,7 +1,7 @@
 //! The preconditions of a restore, one by one. They look, they never change anything.
 
 use super::plan::{Finding, RestoreOptions, Severity};
-use super::scratch::{Purpose, relations};
+use super::scratch::{Purpose, list_leftovers, relations};
 use crate::connection::{Connection, Session};
 use crate::dump::DatabaseFacts;
 use crate::error::Result;
@@ -19,6 +19,19 @@ fn finding(check: &str, severity: Severity, message: String, remedy: &str) -> Fi
 fn same_locale(a: &str, b: &str) -> bool {
     let plain = |s: &str| s.to_lowercase().replace('-', "");
     plain(a) == plain(b)
+}
+
+/// Whether a locale sorts as another version here; where either is not known nothing can be said.
+fn drifted(locale: &str, here: Option<String>, facts: &DatabaseFacts) -> Option<Finding> {
+    let (here, there) = (here?, facts.collation_version.as_ref()?);
+    (&here != there).then(|| {
+        finding(
+            "collation-drift",
+            Severity::Warning,
+            format!("locale `{locale}` sorts as version {here} here, {there} where the backup was taken"),
+            "indexes are built anew; check what relies on the order of texts",
+        )
+    })
 }
 
 /// What the server must have: version, locale, extensions, roles, the right to create databases.
@@ -83,41 +96,37 @@ pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &Res
                 "install the locale on the server, restart it, and run pg_import_system_collations",
             )),
             Some(row) => {
-                let here: Option<String> = row.get(1);
-                if facts.locale_provider == "c"
-                    && facts.collation_version.is_some()
-                    && here.is_some()
-                    && facts.collation_version != here
-                {
-                    out.push(finding(
-                        "collation-drift",
-                        Severity::Warning,
-                        format!(
-                            "locale `{wanted}` sorts as version {} here, {} where the backup was taken",
-                            here.unwrap_or_default(),
-                            facts.collation_version.clone().unwrap_or_default()
-                        ),
-                        "indexes are built anew; check what relies on the order of texts",
-                    ));
+                if facts.locale_provider == "c" {
+                    out.extend(drifted(wanted, row.get(1), facts));
                 }
             }
         }
     }
     if facts.locale_provider == "i" {
+        // Through JSON, because the column's name depends on the server's version.
         let icu = admin
-            .query_one(
-                "SELECT EXISTS (SELECT FROM pg_catalog.pg_collation WHERE collprovider = 'i')",
+            .query(
+                "SELECT COALESCE(pg_catalog.to_jsonb(c) ->> 'colllocale', pg_catalog.to_jsonb(c) ->> 'colliculocale'), \
+                   pg_catalog.pg_collation_actual_version(c.oid) \
+                 FROM pg_catalog.pg_collation c WHERE c.collprovider = 'i'",
                 &[],
             )
             .await
             .map_err(fail)?;
-        if !icu.get::<_, bool>(0) || version < 150_000 {
+        if icu.is_empty() || version < 150_000 {
             out.push(finding(
                 "locale-missing",
                 Severity::Error,
                 "the backed-up database uses ICU, which the target server does not offer".to_owned(),
                 "use a server of version 15 or newer built with ICU",
             ));
+        }
+        let here = icu
+            .iter()
+            .find(|r| r.get::<_, Option<String>>(0) == facts.icu_locale)
+            .and_then(|r| r.get::<_, Option<String>>(1));
+        if let Some(wanted) = &facts.icu_locale {
+            out.extend(drifted(wanted, here, facts));
         }
     }
 
@@ -187,7 +196,7 @@ pub(super) async fn target(
     target: &Connection,
     facts: &DatabaseFacts,
     options: &RestoreOptions,
-    scratch: &str,
+    (prefix, scratch): (&str, &str),
 ) -> Result<Vec<Finding>> {
     let mut out = Vec::new();
     let exists = |name: String| async move {
@@ -200,13 +209,51 @@ pub(super) async fn target(
             .map_err(|e| admin.error("preconditions", &e))?;
         Ok::<bool, crate::Error>(row.get(0))
     };
-    if exists(scratch.to_owned()).await? {
+    let stopped = match options.resume {
+        true => list_leftovers(target, &options.maintenance_database).await?,
+        false => Vec::new(),
+    };
+    // One killed between making and marking has no purpose yet.
+    let stopped = || {
+        stopped
+            .iter()
+            .filter(|l| l.purpose.is_none_or(|p| p == options.purpose))
+    };
+    if stopped().any(|l| l.database == scratch) {
+        out.push(finding(
+            "resumed",
+            Severity::Info,
+            format!("the restore into `{scratch}` was stopped and is gone on with"),
+            "",
+        ));
+    } else if exists(scratch.to_owned()).await? {
         out.push(finding(
             "scratch-exists",
             Severity::Error,
             format!("database `{scratch}` exists already"),
             "another restore of the same backup is running, or one was killed: drop leftovers, then try again",
         ));
+    }
+    for other in stopped().filter(|l| l.database != scratch && l.what.as_deref() == Some(prefix)) {
+        let (run, of) = (other.run.as_deref().unwrap_or("?"), other.of.as_deref().unwrap_or("?"));
+        if run == options.run {
+            out.push(finding(
+                "resume-other-target",
+                Severity::Error,
+                format!(
+                    "the restore of this backup that was stopped went to `{of}`, not to `{}`",
+                    options.database
+                ),
+                "go on with the target of then, or start again without --resume, which removes it",
+            ));
+        } else if of == options.database {
+            out.push(finding(
+                "resume-other-backup",
+                Severity::Error,
+                format!("the restore into `{of}` that was stopped was of backup {run}"),
+                "go on with that backup, or start again without --resume, which removes it",
+            ));
+        }
     }
     if options.purpose == Purpose::Restore && exists(options.database.clone()).await? {
         let live = target.with_database(&options.database);

@@ -4,6 +4,7 @@
 //! a vacuum for that again, and index builds need no lookups of transactions. Nothing is committed before the digests
 //! of all parts and the server's own row count agree with the record.
 
+use super::journal::Step;
 use crate::connection::Session;
 use crate::dump::{TableMeta, table_contents};
 use crate::error::{Error, Result};
@@ -50,7 +51,11 @@ pub(super) async fn table(
                 format!("the server took {rows} rows, {} were recorded", meta.rows),
             ));
         }
-        session.run(&what, "COMMIT").await?;
+        // The journal's row and the table's rows come into being together, or neither does.
+        let done = format!("{}; COMMIT", Step::rows(&table).note());
+        session.run(&what, &done).await?;
+    } else {
+        session.run(&what, &Step::rows(&table).note()).await?;
     }
     progress.finished(shown);
     Ok(())
@@ -94,11 +99,12 @@ async fn copy_in(
     sink.as_mut().finish().await.map_err(|e| session.error(what, &e))
 }
 
-/// Contents of large objects; the definitions have made them already.
+/// Contents of large objects; the definitions have made them already. `again`: a stopped restore may have put some of them in.
 pub(super) async fn large_objects(
     session: &Session,
     reader: &dyn BackupReader,
     record: &ArtifactRecord,
+    again: bool,
     progress: &dyn Progress,
 ) -> Result<()> {
     let what = "large objects";
@@ -114,6 +120,12 @@ pub(super) async fn large_objects(
             "BEGIN; CREATE TEMPORARY TABLE essrun_large_objects (loid oid, at int8, data bytea) ON COMMIT DROP",
         )
         .await?;
+    if again {
+        // 0x20000 opens for writing.
+        let empty = "SELECT pg_catalog.count(pg_catalog.lo_truncate(pg_catalog.lo_open(oid, 131072), 0)) \
+             FROM pg_catalog.pg_largeobject_metadata";
+        session.query(empty, &[]).await.map_err(|e| session.error(what, &e))?;
+    }
     let sink = session
         .copy_in::<_, Bytes>("COPY pg_temp.essrun_large_objects FROM STDIN WITH (FORMAT text)")
         .await

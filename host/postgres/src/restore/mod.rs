@@ -4,18 +4,23 @@
 //! [`execute`] builds a new database under a scratch name; the caller verifies it; [`swap`] renames the live one away
 //! and the new one in, in one transaction. A drill is the same without the swap.
 //!
-//! It promises: the live database is not written to, ever, and not renamed before `swap`; the first failure stops and
-//! drops the scratch database; a scratch database whose maker died is found by [`list_leftovers`].
+//! It promises: the live database is not written to, ever, and not renamed before `swap`; the first failure stops; a
+//! scratch database whose maker died is found by [`list_leftovers`]. A stopped restore can be gone on with
+//! ([`RestoreOptions::resume`]): what it did is proved against the backup, not believed.
 
 mod build;
 mod checks;
 mod definitions;
+mod journal;
 mod load;
 mod plan;
+mod pool;
+mod proof;
 mod scratch;
 mod swap;
 
 pub use build::execute;
+pub use journal::Origin;
 pub use plan::{Finding, RestoreOptions, RestorePlan, Severity, plan};
 pub use scratch::{Leftover, Purpose, RestoreReport, Restored, drop_leftover, list_leftovers};
-pub use swap::{SwapOptions, Swapped, swap};
+pub use swap::{SwapOptions, Swapped, swap, swap_ready};

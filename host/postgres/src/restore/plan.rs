@@ -3,6 +3,7 @@
 //! Every precondition is a finding with a stable name, so that a dry run prints the same list a real run stops at.
 
 use super::checks;
+use super::journal::Origin;
 use super::scratch::Purpose;
 use crate::connection::{Connection, Session};
 use crate::dump::{DatabaseFacts, KIND_TABLE, TableMeta};
@@ -33,6 +34,12 @@ pub struct RestoreOptions {
     pub maintenance_database: String,
     /// `maintenance_work_mem` of each session, in MiB.
     pub index_memory_mib: u32,
+    /// Go on with what a stopped restore of the same backup into the same place left.
+    pub resume: bool,
+    /// When it fails, leave what was done, so that it can be gone on with.
+    pub keep_unfinished: bool,
+    /// What else must be the same for a resume, by name.
+    pub origin: Origin,
 }
 
 impl RestoreOptions {
@@ -50,6 +57,9 @@ impl RestoreOptions {
             maintenance_database: "postgres".to_owned(),
             // A gibibyte of the server's memory in all, at most a quarter of that for one index.
             index_memory_mib: u32::try_from(1024 / jobs).unwrap_or(128).min(256),
+            resume: false,
+            keep_unfinished: false,
+            origin: Origin::new(),
         }
     }
 }
@@ -136,7 +146,7 @@ pub async fn plan(
     let scratch = scratch_name(&options.database, &options.run)?;
     let admin = Session::open(&target.with_database(&options.maintenance_database)).await?;
     let mut findings = checks::server(&admin, &facts, options).await?;
-    findings.extend(checks::target(&admin, target, &facts, options, &scratch).await?);
+    findings.extend(checks::target(&admin, target, &facts, options, (prefix, &scratch)).await?);
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.check.cmp(&b.check)));
     Ok(RestorePlan {
         prefix: prefix.to_owned(),

@@ -1,16 +1,20 @@
 //! Databases under construction: made, marked, found again, dropped.
 //!
 //! A scratch database carries a comment that says what it is, and its maker holds an advisory lock under its name for
-//! as long as it lives. A kill takes the lock away and leaves the comment: that is a leftover, and anybody may drop it.
+//! as long as it lives. A kill takes the lock away and leaves the comment: that is a leftover, and anybody may drop it,
+//! or take it up where it was left.
 
+use super::journal::{self, Journal, SCHEMA, Settled, Step};
 use super::plan::{RestoreOptions, RestorePlan};
+use super::proof;
 use crate::connection::{Connection, Session};
 use crate::dump::DatabaseFacts;
 use crate::error::{Error, Result};
 use crate::inspect::Inspector;
-use crate::names::{quote_ident, quote_literal};
+use crate::names::{TableName, quote_ident, quote_literal};
 use crate::sqltext;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// What a scratch database is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +36,13 @@ struct Marker {
     purpose: Purpose,
     /// The name it is to have in the end.
     of: String,
+    /// Which database of the backup it is, as `component/label`.
+    #[serde(default)]
+    what: Option<String>,
     complete: bool,
+    /// What is to be known when a complete one is taken up again.
+    #[serde(default)]
+    settled: Option<Settled>,
 }
 
 impl Marker {
@@ -75,6 +85,14 @@ async fn locked(keeper: &Session, name: &str) -> Result<bool> {
     Ok(row.get(0))
 }
 
+fn busy(name: &str) -> Error {
+    Error::refused(
+        format!("scratch database `{name}`"),
+        "another restore of the same backup is at work",
+        "wait for it",
+    )
+}
+
 /// Lifts the lock by [`locked`].
 async fn unlock(keeper: &Session, name: &str) -> Result<()> {
     keeper
@@ -94,17 +112,48 @@ impl Scratch {
         plan: &RestorePlan,
         owner: &str,
     ) -> Result<Scratch> {
+        let marker = Marker {
+            run: options.run.clone(),
+            purpose: options.purpose,
+            of: options.database.clone(),
+            what: Some(plan.prefix.clone()),
+            complete: false,
+            settled: None,
+        };
+        Self::make(target, options, &plan.scratch, marker, &plan.facts, owner).await
+    }
+
+    /// A database beside it, to be dropped soon; a kill leaves it as a drill's leftover.
+    pub async fn create_beside(
+        &self,
+        target: &Connection,
+        options: &RestoreOptions,
+        plan: &RestorePlan,
+        owner: &str,
+    ) -> Result<Scratch> {
+        let now = jiff::Timestamp::now().as_millisecond();
+        let name = super::plan::scratch_name(&options.database, &format!("definitions-{now:x}"))?;
+        let marker = Marker {
+            purpose: Purpose::Drill,
+            ..self.marker.clone()
+        };
+        Self::make(target, options, &name, marker, &plan.facts, owner).await
+    }
+
+    async fn make(
+        target: &Connection,
+        options: &RestoreOptions,
+        name: &str,
+        marker: Marker,
+        facts: &DatabaseFacts,
+        owner: &str,
+    ) -> Result<Scratch> {
         let keeper = Session::open(&target.with_database(&options.maintenance_database)).await?;
-        let name = plan.scratch.clone();
+        let name = name.to_owned();
         // Advisory locks are the maintenance database's own; the name's lock is looked for in all of them.
         if alive(&keeper, &name).await? || !locked(&keeper, &name).await? {
-            return Err(Error::refused(
-                format!("scratch database `{name}`"),
-                "another restore of the same backup is at work",
-                "wait for it",
-            ));
+            return Err(busy(&name));
         }
-        let facts = &plan.facts;
         let version = keeper.version().await?;
         let mut create = format!(
             "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
@@ -126,12 +175,7 @@ impl Scratch {
         let scratch = Scratch {
             connection: target.with_database(&name),
             keeper,
-            marker: Marker {
-                run: options.run.clone(),
-                purpose: options.purpose,
-                of: options.database.clone(),
-                complete: false,
-            },
+            marker,
             name,
         };
         let prepare = async {
@@ -149,20 +193,99 @@ impl Scratch {
         }
     }
 
-    async fn mark(&self, marker: &Marker) -> Result<()> {
-        let comment = format!(
+    /// Takes up what a restore of the same backup into the same place left; `None` when there is nothing.
+    pub async fn take_up(target: &Connection, options: &RestoreOptions, plan: &RestorePlan) -> Result<Option<Scratch>> {
+        let keeper = Session::open(&target.with_database(&options.maintenance_database)).await?;
+        let name = plan.scratch.clone();
+        let comment = "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
+             WHERE datname = $1::text::name";
+        let there = keeper
+            .query_opt(comment, &[&name])
+            .await
+            .map_err(|e| keeper.error("look for a stopped restore", &e))?;
+        if there.is_none() {
+            return Ok(None);
+        }
+        if alive(&keeper, &name).await? || !locked(&keeper, &name).await? {
+            return Err(busy(&name));
+        }
+        // Read again: only now is it ours.
+        let mark = keeper
+            .query_opt(comment, &[&name])
+            .await
+            .map_err(|e| keeper.error("look for a stopped restore", &e))?
+            .and_then(|row| row.get::<_, Option<String>>(0));
+        let Some(marker) = mark.as_deref().and_then(Marker::read) else {
+            // Killed between making and marking: nothing is in it.
+            if mark.is_none() && relations(&target.with_database(&name)).await? == 0 {
+                drop_database(&keeper, &name).await?;
+                unlock(&keeper, &name).await?;
+                return Ok(None);
+            }
+            return Err(journal::foreign(&name, "its mark is gone"));
+        };
+        let same = marker.run == options.run
+            && marker.purpose == options.purpose
+            && marker.of == options.database
+            && marker.what.as_deref() == Some(plan.prefix.as_str());
+        if !same {
+            return Err(journal::foreign(&name, "its mark is of another restore"));
+        }
+        Ok(Some(Scratch {
+            connection: target.with_database(&name),
+            keeper,
+            marker,
+            name,
+        }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its mark says when everything was in it.
+    pub fn settled(&self) -> Option<&Settled> {
+        self.marker.settled.as_ref().filter(|_| self.marker.complete)
+    }
+
+    /// Drops it, so that another can be made under its name at once.
+    pub async fn give_up(self) -> Result<()> {
+        self.drop_database().await?;
+        unlock(&self.keeper, &self.name).await
+    }
+
+    fn comment(&self, marker: &Marker) -> String {
+        format!(
             "COMMENT ON DATABASE {} IS {}",
             quote_ident(&self.name),
             quote_literal(&marker.text())
-        );
-        self.keeper.run("mark the scratch database", &comment).await
+        )
     }
 
-    /// Says that all of the backup is in it.
-    pub async fn complete(&self) -> Result<()> {
-        let mut marker = self.marker.clone();
-        marker.complete = true;
-        self.mark(&marker).await
+    async fn mark(&self, marker: &Marker) -> Result<()> {
+        self.keeper
+            .run("mark the scratch database", &self.comment(marker))
+            .await
+    }
+
+    /// Says that all of the backup is in it, and drops the journal, in one transaction.
+    async fn settle(&mut self) -> Result<()> {
+        if self.marker.complete {
+            return Ok(());
+        }
+        let session = Session::open(&self.connection).await?;
+        let journal = Journal::read(&session)
+            .await?
+            .ok_or_else(|| journal::foreign(&self.name, "its journal is gone"))?;
+        let marker = Marker {
+            complete: true,
+            settled: Some(journal.settle()),
+            ..self.marker.clone()
+        };
+        let settle = format!("BEGIN; DROP SCHEMA {SCHEMA} CASCADE; {}; COMMIT", self.comment(&marker));
+        session.run("settle the scratch database", &settle).await?;
+        self.marker = marker;
+        Ok(())
     }
 
     pub fn connection(&self) -> &Connection {
@@ -191,6 +314,10 @@ pub struct RestoreReport {
     pub tables: u64,
     pub rows: u64,
     pub bytes: u64,
+    /// Of the tables, those that a stopped restore had loaded and that were not loaded again.
+    #[serde(default)]
+    pub kept_tables: u64,
+    /// Built by this run.
     pub indexes: u64,
     pub seconds: f64,
     /// Seconds by phase: `definitions`, `rows-and-indexes`, `constraints-and-rest`.
@@ -240,8 +367,9 @@ impl Restored {
     }
 
     /// Runs statements in the restored database, as its owner, in one transaction. Each must be one statement that
-    /// reads or changes data or definitions; what would end the transaction or change the role is refused.
-    pub async fn run_sql(&self, statements: &[String]) -> Result<()> {
+    /// reads or changes data or definitions; what would end the transaction or change the role is refused. `false`:
+    /// they ran before the restore was stopped, and were not run again.
+    pub async fn run_sql(&self, statements: &[String]) -> Result<bool> {
         for sql in statements {
             let invalid = |why: &str| Error::Invalid(format!("a run-sql statement was refused: {why}"));
             sqltext::closed(sql).map_err(invalid)?;
@@ -263,21 +391,94 @@ impl Restored {
             }
         }
         let session = Session::open(self.scratch.connection()).await?;
-        let begin = format!("BEGIN; SET LOCAL ROLE {}", quote_ident(&self.owner));
-        session.run("begin", &begin).await?;
+        let step = Step::sql(statements);
+        let known = match self.scratch.settled() {
+            Some(settled) => Journal::of_mark(settled),
+            None => Journal::read(&session)
+                .await?
+                .ok_or_else(|| journal::foreign(&self.scratch.name, "its journal is gone"))?,
+        };
+        if known.has(&step) {
+            return Ok(false);
+        }
+        session.run("begin", "BEGIN").await?;
+        let before = storage(&session).await?;
+        let role = format!("SET LOCAL ROLE {}", quote_ident(&self.owner));
+        session.run("role", &role).await?;
         for sql in statements {
             session
                 .execute(sql.as_str(), &[])
                 .await
                 .map_err(|e| session.error("run-sql", &e))?;
         }
-        session.run("commit", "COMMIT").await
+        session.run("role", "RESET ROLE").await?;
+        let mut notes = vec![step.note()];
+        for table in changed(&session, &before).await? {
+            let digest = proof::digest(&session, &table).await?;
+            notes.push(journal::note_changed(&table, &digest));
+        }
+        if statements
+            .iter()
+            .any(|sql| sql.trim_start().to_ascii_uppercase().starts_with("ALTER"))
+        {
+            let shape = proof::shape(&session).await?;
+            notes.push(journal::note_shape(&proof::digest_of(&shape)));
+        }
+        if self.scratch.settled().is_none() {
+            session.run("note in the journal", &notes.join("; ")).await?;
+        }
+        session.run("commit", "COMMIT").await?;
+        Ok(true)
+    }
+
+    /// Ends the restore into the scratch database: what was kept to go on after a stop is put away. To be called when
+    /// all statements ran and before anybody verifies; [`super::swap`] insists on it.
+    pub async fn settle(&mut self) -> Result<()> {
+        self.scratch.settle().await
     }
 
     /// Drops the scratch database.
     pub async fn drop_scratch(self) -> Result<()> {
         self.scratch.drop_database().await
     }
+}
+
+/// Where each table's rows are stored: another place after a TRUNCATE or a rewrite.
+async fn storage(session: &Session) -> Result<HashMap<(String, String), i64>> {
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_relation_filenode(c.oid)::int8 \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
+               AND n.nspname NOT IN ('information_schema', $1::text::name)",
+            &[&SCHEMA],
+        )
+        .await
+        .map_err(|e| session.error("list of tables", &e))?;
+    Ok(rows.iter().map(|r| ((r.get(0), r.get(1)), r.get(2))).collect())
+}
+
+/// Tables whose rows the open transaction changed.
+async fn changed(session: &Session, before: &HashMap<(String, String), i64>) -> Result<Vec<TableName>> {
+    let rows = session
+        .query(
+            "SELECT schemaname::text, relname::text FROM pg_catalog.pg_stat_xact_user_tables \
+             WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 AND schemaname <> $1::text::name",
+            &[&SCHEMA],
+        )
+        .await
+        .map_err(|e| session.error("look for changed tables", &e))?;
+    let mut names: std::collections::BTreeSet<(String, String)> = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
+    let now = storage(session).await?;
+    names.extend(
+        now.iter()
+            .filter(|(name, at)| before.get(name) != Some(at))
+            .map(|(name, _)| name.clone()),
+    );
+    Ok(names
+        .into_iter()
+        .map(|(schema, name)| TableName::new(schema, name))
+        .collect())
 }
 
 /// How many relations of its own a database holds.
@@ -319,6 +520,10 @@ pub struct Leftover {
     /// The run that made it, when it got to say so.
     pub run: Option<String>,
     pub purpose: Option<Purpose>,
+    /// The name it was to have.
+    pub of: Option<String>,
+    /// Which database of the backup it is, as `component/label`.
+    pub what: Option<String>,
     /// Whether the restore into it was finished.
     pub complete: bool,
 }
@@ -350,6 +555,8 @@ pub async fn list_leftovers(target: &Connection, maintenance_database: &str) -> 
             database,
             run: marker.as_ref().map(|m| m.run.clone()),
             purpose: marker.as_ref().map(|m| m.purpose),
+            of: marker.as_ref().map(|m| m.of.clone()),
+            what: marker.as_ref().and_then(|m| m.what.clone()),
             complete: marker.is_some_and(|m| m.complete),
         });
     }

@@ -31,7 +31,9 @@ pub struct Swapped {
 
 /// Renames the live database away and the restored one in. On an error nothing was renamed, and the scratch database
 /// stays to be looked at: it is found as a leftover.
-pub async fn swap(target: &Connection, restored: &Restored, options: &SwapOptions) -> Result<Swapped> {
+pub async fn swap(target: &Connection, restored: &mut Restored, options: &SwapOptions) -> Result<Swapped> {
+    restored.settle().await?;
+    let restored = &*restored;
     let keeper = restored.keeper();
     let live = restored.report().database.clone();
     let scratch = restored.scratch().to_owned();
@@ -46,14 +48,7 @@ pub async fn swap(target: &Connection, restored: &Restored, options: &SwapOption
     let mut rename = String::from("BEGIN; ");
     let mut kept = None;
     if there {
-        let count = relations(&target.with_database(&live)).await?;
-        if count > 0 && !options.replace {
-            return Err(Error::refused(
-                format!("database `{live}`"),
-                format!("it holds {count} relations"),
-                "say that it is to be replaced; it is kept under a dated name",
-            ));
-        }
+        may_replace(&live, relations(&target.with_database(&live)).await?, options)?;
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
         let old = limited(&live, &format!("_before_{stamp}"));
         rename.push_str(&format!(
@@ -108,6 +103,40 @@ fn in_use(live: &str, why: &str) -> Error {
         why,
         "stop the services that use it, or let their sessions be ended",
     )
+}
+
+/// Refuses what [`swap`] would refuse because of the live database's sessions or contents. To be asked for all
+/// databases before the first of anything is put in service.
+pub async fn swap_ready(target: &Connection, restored: &Restored, options: &SwapOptions) -> Result<()> {
+    let live = &restored.report().database;
+    let there = restored
+        .keeper()
+        .query_opt(
+            "SELECT FROM pg_catalog.pg_database WHERE datname = $1::text::name",
+            &[live],
+        )
+        .await
+        .map_err(|e| restored.keeper().error("look for the live database", &e))?;
+    if there.is_none() {
+        return Ok(());
+    }
+    may_replace(live, relations(&target.with_database(live)).await?, options)?;
+    match options.terminate {
+        // They end at the swap itself.
+        true => Ok(()),
+        false => others(restored.keeper(), live, false).await,
+    }
+}
+
+fn may_replace(live: &str, relations: i64, options: &SwapOptions) -> Result<()> {
+    if relations > 0 && !options.replace {
+        return Err(Error::refused(
+            format!("database `{live}`"),
+            format!("it holds {relations} relations"),
+            "say that it is to be replaced; it is kept under a dated name",
+        ));
+    }
+    Ok(())
 }
 
 /// Ends the others' sessions, or refuses because of them.

@@ -52,7 +52,9 @@ pub async fn dump(connection: &Connection, request: &DumpRequest) -> (DumpPlan, 
 
 pub async fn try_restore(reader: MemoryReader, target: &Connection, options: &RestoreOptions) -> Result<Restored> {
     let plan = restore::plan(&reader, PREFIX, target, options).await?;
-    restore::execute(Arc::new(reader), &plan, target, options, Arc::new(NoProgress)).await
+    let mut restored = restore::execute(Arc::new(reader), &plan, target, options, Arc::new(NoProgress)).await?;
+    restored.settle().await?;
+    Ok(restored)
 }
 
 pub fn drill(database: &str) -> RestoreOptions {

@@ -99,6 +99,11 @@ impl Fetcher {
         }
     }
 
+    /// The name these bytes have as a chunk.
+    pub(super) fn name(&self, plain: &[u8]) -> ChunkId {
+        ChunkId(*blake3::keyed_hash(&self.naming_key, plain).as_bytes())
+    }
+
     /// Where a chunk is.
     pub(crate) fn locate(&self, chunk: &ChunkRef) -> Result<(u32, Place), RepositoryError> {
         let found = {

@@ -15,6 +15,9 @@ use essrun_artifact::{ArtifactRecord, BackupReader, Content, ContentReader, Keep
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
+/// No chunk is longer.
+const LONGEST: u32 = 64 << 20;
+
 /// A committed backup, opened for reading.
 pub struct OpenBackup {
     summary: BackupSummary,
@@ -108,5 +111,24 @@ impl BackupReader for OpenBackup {
 
     async fn open(&self, content: &Content) -> Result<Box<dyn ContentReader>, KeepError> {
         Ok(Box::new(stream::ContentStream::new(self.fetcher.clone(), content, 0)?))
+    }
+
+    /// By the names of its chunks: whoever can read the backup can name bytes as its writer did.
+    async fn same(&self, content: &Content, at_hand: &mut (dyn std::io::Read + Send)) -> Result<bool, KeepError> {
+        let mut refs = RefReader::new(self.fetcher.clone(), content)?;
+        let (mut here, mut length) = (Vec::new(), 0u64);
+        while let Some(chunk) = refs.next().await? {
+            // Longer than any chunk may be: only a damaged list says so, and reading it whole will tell.
+            if chunk.bytes > LONGEST {
+                return Ok(false);
+            }
+            let wanted = chunk.bytes as usize;
+            if essrun_artifact::read_full(at_hand, wanted, &mut here)? != wanted || self.fetcher.name(&here) != chunk.id
+            {
+                return Ok(false);
+            }
+            length += u64::from(chunk.bytes);
+        }
+        Ok(length == content.bytes && essrun_artifact::read_full(at_hand, 1, &mut here)? == 0)
     }
 }

@@ -8,10 +8,19 @@ use crate::{Kind, ListedEntry, Patterns, TreePath, VolumeError};
 use essrun_artifact::{ArtifactRecord, BackupReader};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
 const MOST: usize = 1000;
+
+/// What is compared beside which entries there are, their kinds and lengths.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct What {
+    /// Owners, modes, times and attributes.
+    pub metadata: bool,
+    pub contents: bool,
+}
 
 /// The tree's entries, one by one, in the listing's order.
 struct Tree {
@@ -49,7 +58,7 @@ pub(super) fn compare(
     reader: &dyn BackupReader,
     record: &ArtifactRecord,
     root: Root,
-    contents: bool,
+    what: What,
 ) -> Result<Vec<Difference>, VolumeError> {
     let root = Arc::new(root);
     let mut entries = runtime.block_on(Entries::open(reader, record))?;
@@ -78,8 +87,10 @@ pub(super) fn compare(
     let mut listed = runtime.block_on(entries.next())?;
     if let Some(entry) = &listed {
         let stat = sys::stat_fd(root.fd()).map_err(|e| VolumeError::io("look at", b"", e))?;
-        for what in metadata(entry, &stat) {
-            differ(&entry.path, what);
+        if what.metadata {
+            for what in metadata(entry, &stat) {
+                differ(&entry.path, what);
+            }
         }
         listed = runtime.block_on(entries.next())?;
     }
@@ -90,7 +101,7 @@ pub(super) fn compare(
             (Some(entry), Some(path)) if entry.path == *path => {
                 let name = path.split().map(|(_, name)| name).unwrap_or_default();
                 if let Some(directory) = &tree.fd {
-                    for what in entry_differences(runtime, reader, &root, directory, name, entry, contents)? {
+                    for what in entry_differences(runtime, reader, &root, directory, name, entry, what)? {
                         differ(path, what);
                     }
                 }
@@ -138,18 +149,23 @@ fn entry_differences(
     directory: &OwnedFd,
     name: &[u8],
     entry: &ListedEntry,
-    contents: bool,
+    what: What,
 ) -> Result<Vec<String>, VolumeError> {
     let io = |action| move |e: rustix::io::Errno| VolumeError::io(action, entry.path.as_bytes(), e);
     let stat = sys::stat_at(directory.as_fd(), name).map_err(io("look at"))?;
-    let mut found = metadata(entry, &stat);
+    let mut found = match what.metadata {
+        true => metadata(entry, &stat),
+        false => Vec::new(),
+    };
     match (&entry.kind, stat.kind) {
         (Kind::Directory, FileType::Directory) => {
             let fd = root.child(directory.as_fd(), name).map_err(io("open"))?;
-            found.extend(attributes(
-                entry,
-                sys::xattrs(fd.as_fd()).map_err(io("read the attributes of"))?,
-            ));
+            if what.metadata {
+                found.extend(attributes(
+                    entry,
+                    sys::xattrs(fd.as_fd()).map_err(io("read the attributes of"))?,
+                ));
+            }
         }
         (Kind::Symlink { target }, FileType::Symlink) => {
             if sys::link_target(directory.as_fd(), name).map_err(io("read the link"))? != *target {
@@ -181,11 +197,13 @@ fn entry_differences(
                 }
             }
             let fd = root.file(directory.as_fd(), name).map_err(io("open"))?;
-            found.extend(attributes(
-                entry,
-                sys::xattrs(fd.as_fd()).map_err(io("read the attributes of"))?,
-            ));
-            if contents && !same_bytes(runtime, reader, &fd, *size, content, extents.as_deref(), entry)? {
+            if what.metadata {
+                found.extend(attributes(
+                    entry,
+                    sys::xattrs(fd.as_fd()).map_err(io("read the attributes of"))?,
+                ));
+            }
+            if what.contents && !same_bytes(runtime, reader, &fd, *size, content, extents.as_deref(), entry)? {
                 found.push("contents differ".into());
             }
         }
@@ -215,6 +233,15 @@ fn same_bytes(
     entry: &ListedEntry,
 ) -> Result<bool, VolumeError> {
     let io = |e| VolumeError::io("read", entry.path.as_bytes(), e);
+    if extents.is_none() {
+        let mut file = fd.try_clone().map(std::fs::File::from).map_err(|e| {
+            super::target::failed(
+                "read",
+                std::path::Path::new(std::ffi::OsStr::from_bytes(entry.path.as_bytes())),
+            )(e)
+        })?;
+        return Ok(runtime.block_on(reader.same(content, &mut file))?);
+    }
     let whole = [(0, size)];
     let ranges = extents.unwrap_or(&whole);
     let mut holes_from = 0;

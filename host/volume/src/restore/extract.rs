@@ -7,6 +7,7 @@
 //! Three passes over the listing, since it is in no memory: directories, files and links; then further names of files;
 //! then owners, modes and times of directories, which the first two would have changed.
 
+use super::over::TakenOver;
 use super::target::failed;
 use super::{Finding, Owners};
 use crate::listing::Entries;
@@ -34,6 +35,8 @@ pub(super) struct Extraction {
     pub progress: Arc<dyn Progress>,
     /// Only this entry and what is below it; it becomes the root.
     pub only: Option<TreePath>,
+    /// What stopped restores staged.
+    pub over: Arc<TakenOver>,
 }
 
 /// Entries handed to a worker at once.
@@ -149,6 +152,9 @@ pub(super) async fn extract(what: Extraction) -> Result<Extracted, VolumeError> 
     spawn(&shared, later_passes).await.map_err(died)?;
     check(&shared)?;
     shared.what.progress.finished(&shared.name);
+    if let Some(said) = shared.what.over.said() {
+        shared.what.progress.kept(&shared.name, &said);
+    }
 
     let found = shared.shortfalls.lock().unwrap_or_else(PoisonError::into_inner);
     if found.entries == 0
@@ -383,6 +389,16 @@ fn file(shared: &Shared, parent: BorrowedFd<'_>, name: &[u8], placed: &Placed) -
     else {
         return Ok(());
     };
+    if let Some(fd) = shared
+        .what
+        .over
+        .file(&shared.runtime, &*shared.what.reader, &placed.entry, parent, name)?
+    {
+        if *unstable {
+            shared.shortfall(|s| s.unstable.note(&placed.at, "changed while it was read"));
+        }
+        return dress(shared, fd.as_fd(), &placed.at, &placed.entry);
+    }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|e| VolumeError::io("create", &placed.at, e))?;

@@ -6,11 +6,13 @@
 
 mod compare;
 mod extract;
+mod over;
 mod staging;
 mod swap;
 mod target;
 
 use self::extract::Extraction;
+use self::over::TakenOver;
 use self::staging::{Staging, Step};
 use self::target::Target;
 use crate::listing::meta_of;
@@ -45,6 +47,12 @@ pub struct RestoreOptions {
     pub owners: Owners,
     /// Files written at once, at least 1.
     pub jobs: usize,
+    /// Take over what a stopped restore to the same place staged, as far as it is as the backup has it.
+    pub resume: bool,
+    /// When it fails, leave what was staged, so that it can be gone on with.
+    pub keep_unfinished: bool,
+    /// What the restore is of, as a digest: a resume must be of the same.
+    pub origin: [u8; 32],
 }
 
 /// Something a person must know about a restore.
@@ -196,11 +204,16 @@ pub async fn execute(
     progress: Arc<dyn Progress>,
 ) -> Result<Staged, VolumeError> {
     let destination = destination.to_owned();
-    let (mut staging, root, insensitive) = blocking(move || {
-        let staging = Staging::create(&fit(&destination, options)?)?;
+    let (mut staging, root, insensitive, over) = blocking(move || {
+        let target = fit(&destination, options)?;
+        let over = match options.resume {
+            true => TakenOver::open(&target, options.origin)?,
+            false => TakenOver::default(),
+        };
+        let staging = Staging::create(&target, options.origin)?;
         let insensitive = extract::is_case_insensitive(&staging.path)?;
         let root = Root::open(&staging.tree())?;
-        Ok((staging, Arc::new(root), insensitive))
+        Ok((staging, Arc::new(root), insensitive, Arc::new(over)))
     })
     .await?;
     let mut findings = Vec::new();
@@ -223,10 +236,15 @@ pub async fn execute(
         jobs: options.jobs,
         progress,
         only: None,
+        over: over.clone(),
     })
     .await;
     match extracted {
         Ok(extracted) => findings.extend(extracted.findings),
+        Err(error) if options.keep_unfinished => {
+            tracing::warn!("what was staged stays in {}", staging.path.display());
+            return Err(error);
+        }
         Err(error) => {
             // A failed extraction is of no use to anybody.
             if let Err(e) = blocking(move || staging.remove()).await {
@@ -237,6 +255,8 @@ pub async fn execute(
     }
     let staging = blocking(move || {
         staging.enter(Step::Complete)?;
+        // All that was good of these is in the new tree.
+        over.remove()?;
         Ok(staging)
     })
     .await?;
@@ -334,7 +354,35 @@ pub async fn compare(
 ) -> Result<Vec<Difference>, VolumeError> {
     let (record, root) = (record.clone(), root.to_owned());
     let runtime = Handle::current();
-    blocking(move || compare::compare(&runtime, &*reader, &record, Root::open(&root)?, contents)).await
+    let what = compare::What {
+        metadata: true,
+        contents,
+    };
+    blocking(move || compare::compare(&runtime, &*reader, &record, Root::open(&root)?, what)).await
+}
+
+/// Whether the artifact is in service already, as a swap leaves it: the destination holds every file as the backup has
+/// it, and no other. Owners and times may have been changed since by what uses it.
+pub async fn in_place(
+    reader: Arc<dyn BackupReader>,
+    record: &ArtifactRecord,
+    destination: &Path,
+) -> Result<bool, VolumeError> {
+    let (record, destination) = (record.clone(), destination.to_owned());
+    let runtime = Handle::current();
+    let what = compare::What {
+        metadata: false,
+        contents: true,
+    };
+    blocking(move || {
+        let target = Target::look(&destination)?;
+        if !target.there || target.empty {
+            return Ok(false);
+        }
+        let root = Root::open(&target.path)?;
+        Ok(compare::compare(&runtime, &*reader, &record, root, what)?.is_empty())
+    })
+    .await
 }
 
 /// Extracts one path (a file, a link, or a directory with all below it) to `destination`, which must not exist.
@@ -356,7 +404,7 @@ pub async fn extract(
                 "name a path that is not",
             ));
         }
-        let staging = Staging::create(&target)?;
+        let staging = Staging::create(&target, options.origin)?;
         let root = Arc::new(Root::open(&staging.tree())?);
         Ok((staging, root, target))
     })
@@ -369,6 +417,7 @@ pub async fn extract(
         jobs: options.jobs,
         progress,
         only: Some(path.clone()),
+        over: Arc::default(),
     })
     .await;
     let single = path.split().map(|(_, name)| name.to_vec());

@@ -41,6 +41,9 @@ pub(super) struct State {
     pub tree_inode: u64,
     /// Where what was live is kept.
     kept: Option<TextOrHex>,
+    /// What the restore is of, as a digest.
+    #[serde(default)]
+    origin: String,
 }
 
 impl State {
@@ -50,6 +53,10 @@ impl State {
 
     pub fn kept(&self) -> Option<PathBuf> {
         self.kept.as_ref().map(path_of)
+    }
+
+    pub fn is_of(&self, origin: [u8; 32]) -> bool {
+        self.origin == hex::encode(origin)
     }
 
     pub fn keep_as(&mut self, kept: &Path) {
@@ -71,7 +78,7 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Makes a staging directory for the target.
-    pub fn create(target: &Target) -> Result<Staging, VolumeError> {
+    pub fn create(target: &Target, origin: [u8; 32]) -> Result<Staging, VolumeError> {
         let id = hex::encode(rand::random::<[u8; 8]>());
         let path = target.staging_in().join(format!("{STAGING_PREFIX}{id}"));
         let directory = |path: &Path| {
@@ -96,6 +103,7 @@ impl Staging {
                 mount_point: target.mount_point,
                 tree_inode: inode,
                 kept: None,
+                origin: hex::encode(origin),
             },
             path,
             _lock: lock,

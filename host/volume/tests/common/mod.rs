@@ -77,6 +77,9 @@ pub async fn run(
 }
 
 pub const OPTIONS: RestoreOptions = RestoreOptions {
+    resume: false,
+    keep_unfinished: false,
+    origin: [0; 32],
     replace: false,
     owners: restore::Owners::Numeric,
     jobs: 2,

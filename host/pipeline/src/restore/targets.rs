@@ -1,0 +1,261 @@
+//! Where a restore puts things, and what must hold there before the first step. Nothing is made or changed here.
+
+use super::RestoreOptions;
+use super::plan::{DatabaseTarget, Item, Precondition, Purpose, VolumeTarget};
+use crate::body::Severity;
+use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
+use crate::error::PipelineError;
+use crate::instant;
+use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
+use essrun_postgres::Connection;
+use essrun_postgres::restore as pg;
+use essrun_repository::OpenBackup;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(super) async fn volume(
+    item: &mut Item,
+    label: &str,
+    backup: &Arc<OpenBackup>,
+    options: &RestoreOptions,
+    purpose: &Purpose,
+) -> Result<(), PipelineError> {
+    let what = format!("{}/{label}", item.loaded.name());
+    let record = record(backup, &what)?;
+    let path = match purpose {
+        Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(label),
+        Purpose::Restore => match (options.targets.get(&what), item.loaded.config.volumes.get(label)) {
+            (Some(path), _) => PathBuf::from(path),
+            (None, Some(grant)) => grant.path.clone(),
+            (None, None) => return Err(PipelineError::Internal(format!("{what} is not granted"))),
+        },
+    };
+    let mut volume_options = essrun_volume::RestoreOptions {
+        replace: options.replace,
+        jobs: 2,
+        resume: options.resume,
+        keep_unfinished: *purpose == Purpose::Restore,
+        origin: volume_origin(item, &record, &path)?,
+        ..essrun_volume::RestoreOptions::default()
+    };
+    let in_place = options.resume && path.is_dir() && {
+        let reader: Arc<dyn BackupReader> = backup.clone();
+        let found = essrun_volume::restore::in_place(reader, &record, &path).await;
+        found.map_err(|e| PipelineError::restoring(what.clone(), e))?
+    };
+    if in_place {
+        item.findings.push(Precondition {
+            label: label.to_owned(),
+            check: "in-place".into(),
+            severity: Severity::Info,
+            message: format!("{} holds every file as the backup has it, and no other", path.display()),
+            remedy: String::new(),
+        });
+        volume_options.replace = true;
+    }
+    // Nothing is made while planning: a path whose parents are not there is planned at the first one that will be made.
+    let (plan_at, missing) = first_missing(&path);
+    if missing && *purpose == Purpose::Restore {
+        item.findings.push(Precondition {
+            label: label.to_owned(),
+            check: "parent-missing".into(),
+            severity: Severity::Warning,
+            message: format!("{} is not there and will be made", plan_at.display()),
+            remedy: "if it should be a mounted volume, mount it first".into(),
+        });
+    }
+    let planned = essrun_volume::restore::plan(&record, &plan_at, volume_options).await;
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(essrun_volume::VolumeError::Destination { path, why, hint }) => {
+            item.findings.push(Precondition {
+                label: label.to_owned(),
+                check: "volume-destination".into(),
+                severity: Severity::Error,
+                message: format!("{path}: {why}"),
+                remedy: elsewhere_or_replace(&what, hint),
+            });
+            return Ok(());
+        }
+        Err(e) => return Err(PipelineError::restoring(what, e)),
+    };
+    for f in &plan.findings {
+        item.findings.push(Precondition {
+            label: label.to_owned(),
+            check: f.check.to_owned(),
+            severity: if f.fatal { Severity::Error } else { Severity::Warning },
+            message: f.message.clone(),
+            remedy: f.remedy.clone(),
+        });
+    }
+    item.volumes.insert(
+        label.to_owned(),
+        VolumeTarget {
+            record,
+            path,
+            options: volume_options,
+            plan,
+            in_place,
+        },
+    );
+    Ok(())
+}
+
+pub(super) async fn database(
+    item: &mut Item,
+    label: &str,
+    backup: &Arc<OpenBackup>,
+    options: &RestoreOptions,
+    purpose: &Purpose,
+    pipeline: &Pipeline,
+) -> Result<(), PipelineError> {
+    let what = format!("{}/{label}", item.loaded.name());
+    let Some(grant) = item.loaded.config.databases.get(label).cloned() else {
+        return Err(PipelineError::Internal(format!("{what} is not granted")));
+    };
+    match &grant.source {
+        DatabaseSource::Sqlite(path) => {
+            let path = match purpose {
+                Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(format!("{label}.sqlite")),
+                Purpose::Restore => options.targets.get(&what).map_or_else(|| path.clone(), PathBuf::from),
+            };
+            if !options.replace && non_empty(&path) {
+                item.findings.push(Precondition {
+                    label: label.to_owned(),
+                    check: "target-not-empty".into(),
+                    severity: Severity::Error,
+                    message: format!("{} is there and not empty", path.display()),
+                    remedy: elsewhere_or_replace(&what, String::new()),
+                });
+            }
+            let record = Box::new(record(backup, &what)?);
+            item.databases.insert(
+                label.to_owned(),
+                DatabaseTarget::Sqlite {
+                    record,
+                    path,
+                    replace: options.replace,
+                },
+            );
+        }
+        DatabaseSource::Postgres(_) => {
+            let (target, mut pg_options) = postgres_options(&what, &grant, backup, options, purpose, pipeline)?;
+            pg_options.origin = item.origin();
+            let reader: &dyn BackupReader = backup.as_ref();
+            let plan = pg::plan(reader, &what, &target, &pg_options)
+                .await
+                .map_err(|e| PipelineError::restoring(what.clone(), e))?;
+            for f in &plan.findings {
+                item.findings.push(Precondition {
+                    label: label.to_owned(),
+                    check: f.check.clone(),
+                    severity: match f.severity {
+                        pg::Severity::Info => Severity::Info,
+                        pg::Severity::Warning => Severity::Warning,
+                        pg::Severity::Error => Severity::Error,
+                    },
+                    message: f.message.clone(),
+                    remedy: match f.check.as_str() {
+                        "target-not-empty" => elsewhere_or_replace(&what, f.remedy.clone()),
+                        "extension-drift" => format!("{} (--allow-drift)", f.remedy),
+                        _ => f.remedy.clone(),
+                    },
+                });
+            }
+            let (options, plan) = (Box::new(pg_options), Box::new(plan));
+            item.databases
+                .insert(label.to_owned(), DatabaseTarget::Postgres { target, options, plan });
+        }
+    }
+    Ok(())
+}
+
+/// The connection that creates and renames databases, and the database it maintains them from, where that was given.
+pub(super) fn postgres_target(
+    what: &str,
+    grant: &DatabaseGrant,
+) -> Result<(Connection, Option<String>), PipelineError> {
+    match (&grant.admin, &grant.source) {
+        (Some(admin), _) => {
+            let admin = instant::connection(admin)?;
+            let maintenance = admin.database().to_owned();
+            Ok((admin, Some(maintenance)))
+        }
+        (None, DatabaseSource::Postgres(secret)) => Ok((instant::connection(secret)?, None)),
+        (None, DatabaseSource::Sqlite(_)) => Err(PipelineError::Internal(format!("{what} is no PostgreSQL database"))),
+    }
+}
+
+fn postgres_options(
+    what: &str,
+    grant: &DatabaseGrant,
+    backup: &OpenBackup,
+    options: &RestoreOptions,
+    purpose: &Purpose,
+    pipeline: &Pipeline,
+) -> Result<(Connection, pg::RestoreOptions), PipelineError> {
+    let (target, maintenance) = postgres_target(what, grant)?;
+    let database = match (options.targets.get(what), &grant.source) {
+        (Some(name), _) => name.clone(),
+        (None, DatabaseSource::Postgres(secret)) => instant::connection(secret)?.database().to_owned(),
+        (None, DatabaseSource::Sqlite(_)) => return Err(PipelineError::Internal(format!("{what} is SQLite"))),
+    };
+    let (run, pg_purpose) = match purpose {
+        Purpose::Restore => (backup.summary().id.to_string(), pg::Purpose::Restore),
+        Purpose::Drill { run, .. } => (run.clone(), pg::Purpose::Drill),
+    };
+    let mut pg_options = pg::RestoreOptions::new(run, database, pg_purpose);
+    pg_options.owner = grant.owner.clone();
+    pg_options.jobs = pipeline.run.jobs;
+    pg_options.replace = options.replace;
+    pg_options.allow_drift = options.allow_drift;
+    pg_options.resume = options.resume;
+    pg_options.keep_unfinished = *purpose == Purpose::Restore;
+    if let Some(maintenance) = maintenance {
+        pg_options.maintenance_database = maintenance;
+    }
+    Ok((target, pg_options))
+}
+
+/// What a stopped restore of a volume must have been of to be gone on with.
+fn volume_origin(item: &Item, record: &ArtifactRecord, path: &Path) -> Result<[u8; 32], PipelineError> {
+    let whole = serde_json::to_vec(&(item.origin(), &item.view.id, record, path))
+        .map_err(|e| PipelineError::Internal(e.to_string()))?;
+    Ok(*blake3::hash(&whole).as_bytes())
+}
+
+/// What to do about a target that holds something, in the words of the command line.
+fn elsewhere_or_replace(what: &str, otherwise: String) -> String {
+    let way = format!("--replace puts it aside under a dated name, --to {what}=TARGET restores elsewhere");
+    if otherwise.is_empty() {
+        way
+    } else {
+        format!("{way} ({otherwise})")
+    }
+}
+
+/// The path itself when its parent is there; else the outermost of its parents that is not, and `true`.
+fn first_missing(path: &Path) -> (PathBuf, bool) {
+    let mut at = path;
+    while let Some(parent) = at.parent() {
+        if parent.as_os_str().is_empty() || parent.exists() {
+            break;
+        }
+        at = parent;
+    }
+    (at.to_owned(), at != path)
+}
+
+pub(super) fn non_empty(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.len() > 0)
+}
+
+fn record(backup: &OpenBackup, name: &str) -> Result<ArtifactRecord, PipelineError> {
+    let name = ArtifactName::new(name).map_err(|e| PipelineError::Internal(e.to_string()))?;
+    backup.artifact(&name).cloned().ok_or_else(|| {
+        PipelineError::refused(
+            format!("the backup holds no artifact {name}"),
+            "`essrun show --artifacts` lists them",
+        )
+    })
+}

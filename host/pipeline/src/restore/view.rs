@@ -1,0 +1,130 @@
+//! The backup as a component sees it, and how its databases stand in time beside those of its peers.
+//!
+//! A component that compares its database with a peer's must know whether the two were taken at one instant. Only the
+//! host knows: it puts facts below `instant/LABEL/` beside the component's own, for each peer that is looked at.
+
+use crate::body::{BackupBody, Instant};
+use crate::config::DatabaseSource;
+use crate::error::PipelineError;
+use crate::load::Loaded;
+use crate::{instant, repo};
+use essrun_artifact::BackupReader;
+use essrun_postgres::{Connection, Reached};
+use essrun_repository::OpenBackup;
+use essrun_sandbox::contract::{restore as wit, types};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Facts with keys that begin so are the host's; a component's own are not shown.
+const OURS: &str = "instant/";
+
+/// The backup as the component sees it.
+pub(crate) fn of(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<wit::BackupView, PipelineError> {
+    let Some(component) = body.component(name) else {
+        return Err(PipelineError::Internal(format!(
+            "component {name} is not in the backup"
+        )));
+    };
+    let prefix = format!("{name}/");
+    let artifacts = backup
+        .artifacts()
+        .iter()
+        .filter_map(|a| {
+            let rest = a.name.as_str().strip_prefix(&prefix)?;
+            Some(wit::Artifact {
+                name: rest.to_owned(),
+                kind: a.kind.clone(),
+                items: repo::items(a),
+                size_bytes: repo::size(a),
+            })
+        })
+        .collect();
+    Ok(wit::BackupView {
+        id: backup.summary().id.to_string(),
+        taken_at_unix_seconds: component.taken_at,
+        component_version: component.component_version.clone(),
+        facts: component
+            .facts
+            .iter()
+            .filter(|f| !f.key.starts_with(OURS))
+            .map(|f| types::Fact {
+                key: f.key.clone(),
+                value: f.value.clone(),
+            })
+            .collect(),
+        artifacts,
+    })
+}
+
+/// The databases that this restore makes again, to be found by where they are now.
+pub(super) struct Beside(Vec<(String, Connection)>);
+
+impl Beside {
+    pub fn of(loaded: &[Loaded], body: &BackupBody) -> Result<Beside, PipelineError> {
+        let mut all = Vec::new();
+        for one in loaded
+            .iter()
+            .filter(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()))
+        {
+            for (label, grant) in &one.config.databases {
+                if let DatabaseSource::Postgres(secret) = &grant.source
+                    && one.owns(label)
+                {
+                    all.push((format!("{}/{label}", one.name()), instant::connection(secret)?));
+                }
+            }
+        }
+        Ok(Beside(all))
+    }
+
+    /// For each peer of a component: `instant/LABEL/how` and `instant/LABEL/gap-ms`, by how much later than the peer's
+    /// the component's own database was taken.
+    pub fn facts(&self, one: &Loaded, body: &BackupBody) -> Result<Vec<types::Fact>, PipelineError> {
+        let mut facts = Vec::new();
+        let below = format!("{}/", one.name());
+        let Some((own_group, own_at)) = taken(body, |label| label.starts_with(&below)) else {
+            return Ok(facts);
+        };
+        for (label, grant) in &one.config.databases {
+            let DatabaseSource::Postgres(secret) = &grant.source else {
+                continue;
+            };
+            if one.owns(label) {
+                continue;
+            }
+            let peer = instant::connection(secret)?;
+            let restored = self.0.iter().find(|(_, connection)| connection == &peer);
+            let (how, peer_at) = match restored.and_then(|(name, _)| taken(body, |label| label == name)) {
+                Some((group, at)) if group == own_group => (how(group), at),
+                Some((_, at)) => ("apart".to_owned(), at),
+                None => ("live".to_owned(), now_ms()),
+            };
+            let fact = |key: &str, value: String| types::Fact {
+                key: format!("{OURS}{label}/{key}"),
+                value,
+            };
+            facts.push(fact("how", how));
+            facts.push(fact("gap-ms", own_at.saturating_sub(peer_at).to_string()));
+        }
+        Ok(facts)
+    }
+}
+
+/// The group a database was taken in, and when, by the clock of the machine that took it.
+fn taken(body: &BackupBody, is: impl Fn(&str) -> bool) -> Option<(&Instant, i64)> {
+    body.instants.iter().find_map(|group| {
+        let reached: Reached = serde_json::from_value(group.reached.clone()).ok()?;
+        let member = reached.members.iter().find(|m| is(&m.label))?;
+        Some((group, i64::try_from(member.taken_at_unix_ms).unwrap_or(i64::MAX)))
+    })
+}
+
+/// `same-instant`, `fenced` or `ordered`.
+fn how(group: &Instant) -> String {
+    let how = group.reached.get("how").and_then(|how| how.as_str());
+    how.unwrap_or("ordered").to_owned()
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
