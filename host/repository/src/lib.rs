@@ -42,9 +42,9 @@ mod write;
 
 pub use error::RepositoryError;
 pub use keys::{Identity, NewIdentity, Recipients, WriterId, WriterKey, WriterPublic};
-pub use names::SHORT_LIVED;
 pub use makers::{Makers, PlainArtifacts, Visit};
 pub use manifest::Damaged;
+pub use names::SHORT_LIVED;
 pub use prune::{PrunePlan, PruneReport};
 pub use read::OpenBackup;
 pub use repair::{BackupRepair, RepairReport};

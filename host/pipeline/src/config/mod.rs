@@ -10,8 +10,8 @@ mod secret;
 mod store;
 
 use crate::error::{At, PipelineError};
-pub use policy::{PolicyConfig, PolicyFile, REGO};
 use crate::plugin::SignedBy;
+pub use policy::{PolicyConfig, PolicyFile, REGO};
 pub use secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
