@@ -251,6 +251,7 @@ mod tests {
                 why: None,
                 pace: None,
             }),
+            lost_objects: 0,
         }
     }
 

@@ -264,7 +264,7 @@ mod tests {
         fill(&live, "old");
         let mut target = Target::look(&live).unwrap();
         target.mount_point = mount_point;
-        let mut staging = Staging::create(&target).unwrap();
+        let mut staging = Staging::create(&target, [0; 32]).unwrap();
         let (path, tree) = (staging.path.clone(), staging.tree());
         fill(&tree, "new");
         let kept = kept_name(&target);
@@ -321,7 +321,7 @@ mod tests {
         let live = dir.path().join("live");
         fill(&live, "old");
         let target = Target::look(&live).unwrap();
-        let mut staging = Staging::create(&target).unwrap();
+        let mut staging = Staging::create(&target, [0; 32]).unwrap();
         fill(&staging.tree(), "new");
         let kept = kept_name(&target);
         staging.state.keep_as(&kept);
