@@ -375,10 +375,10 @@ async fn components_within_a_component_are_compiled() {
         r#"(component
           (component $callee {inner}
             (func (export "say") (param "text" string)
-              (canon lift (core func $i "say") (memory $i "memory") (realloc (func $i "realloc")))))
+              (canon lift (core func $i "say") (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
           (component $caller (import "say" (func $say (param "text" string)))
             {inner}
-            (core func $lowered (canon lower (func $say) (memory $i "memory") (realloc (func $i "realloc"))))
+            (core func $lowered (canon lower (func $say) (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
             (core module $n (import "" "say" (func (param i32 i32))))
             (core instance (instantiate $n (with "" (instance (export "say" (func $lowered)))))))
           (instance $a (instantiate $callee))
