@@ -111,7 +111,10 @@ fn after_a_leak_only_the_bots_sessions_end() {
     );
     for (step, table) in sql.get(1..).unwrap().iter().zip(["access", "refresh"]) {
         assert!(step.0 == "mas" && step.1.contains("u.username = 'bot'"), "{step:?}");
-        assert!(step.1.starts_with(&format!("UPDATE public.compat_{table}_tokens ")), "{step:?}");
+        assert!(
+            step.1.starts_with(&format!("UPDATE public.compat_{table}_tokens ")),
+            "{step:?}"
+        );
     }
     assert_eq!(sql.len(), 3);
     // Without its name nothing is run, and that is said.

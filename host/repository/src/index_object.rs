@@ -65,7 +65,7 @@ pub(crate) fn recover(object: &str, pack: &[u8], naming_key: &[u8; 32]) -> Resul
             chunks.push(ChunkRef { id, bytes });
             rest = behind;
         }
-        if !rest.is_empty() || size % 4 != 0 {
+        if !rest.is_empty() || !size.is_multiple_of(4) {
             return Err(bad("the lengths of its chunks do not fit"));
         }
         let compressed = u32::try_from(8 + size + length).map_err(|_| bad("a frame is too large"))?;

@@ -70,7 +70,7 @@ async fn a_repack_frees_what_prune_alone_cannot() {
 
     let plan = both.rewrite(REPACK, false, &PlainArtifacts, &NoProgress).await.unwrap();
     assert!(!plan.done && !plan.packs.is_empty(), "{plan:?}");
-    assert_eq!(plan.backups, [second.id.clone()]);
+    assert_eq!(plan.backups, std::slice::from_ref(&second.id));
     assert_eq!(place.objects("revisions").len(), 0, "planning changes nothing");
     let needs = place
         .writing()
@@ -167,7 +167,7 @@ async fn rekeyed_contents_open_to_the_new_recipient_only_and_never_to_the_writer
         .rewrite(Rewrite::Rekey, true, &PlainArtifacts, &NoProgress)
         .await
         .unwrap();
-    assert_eq!(done.backups, [first.id.clone()]);
+    assert_eq!(done.backups, std::slice::from_ref(&first.id));
     prune_all(&both).await;
 
     let reader = Access {

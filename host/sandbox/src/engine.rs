@@ -14,21 +14,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 /// How the machine is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineConfig {
     /// Where compiled code is kept; without it every run compiles again.
     pub cache_dir: Option<PathBuf>,
     /// What compiling a guest may cost, where the call does not say.
     pub shape: Shape,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        EngineConfig {
-            cache_dir: None,
-            shape: Shape::default(),
-        }
-    }
 }
 
 /// Where a component comes from.

@@ -116,7 +116,7 @@ impl Folder {
 
 fn recipient_in(outcome: &Outcome) -> String {
     let words = outcome.stdout.split_whitespace();
-    words.filter(|w| w.starts_with("age1")).last().unwrap().to_owned()
+    words.rev().find(|w| w.starts_with("age1")).unwrap().to_owned()
 }
 
 fn name(folder: &Folder, path: &Path) -> String {

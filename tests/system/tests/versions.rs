@@ -95,6 +95,14 @@ fn essrun(dir: &Path, clients: &[&Path]) -> Essrun {
 }
 
 /// Definitions as the newest pg_dump sees them, and every row, sequence and large object.
+/// Since 16 the server leaves needless table names out of the columns in a view's definition.
+fn unqualified(line: &str) -> String {
+    match line.starts_with(' ') {
+        true => line.replace("\"events\".", ""),
+        false => line.to_owned(),
+    }
+}
+
 fn everything(cluster: &Cluster, database: &str, newest: &Path) -> Vec<String> {
     let mut pg_dump = cluster.client_of(newest, "pg_dump");
     let output = pg_dump
@@ -173,7 +181,7 @@ fn each_major_into_itself_and_every_later_one() {
             );
             let after = everything(target, &name, &newest);
             for (before, after) in before.iter().zip(&after) {
-                assert_eq!(before, after, "{major} into {target_major}");
+                assert_eq!(unqualified(before), unqualified(after), "{major} into {target_major}");
             }
             assert_eq!(before.len(), after.len());
             if *major >= 17 {

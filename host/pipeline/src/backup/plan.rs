@@ -81,8 +81,8 @@ pub async fn ask(one: &mut Opened, groups: &[SnapshotGroup], jobs: usize) -> Res
             },
             e => PipelineError::source(what.clone(), e),
         };
-        let dump = dump::plan(snapshot, request).await.map_err(failed)?;
-        dump::hold(snapshot, &dump).await.map_err(failed)?;
+        let mut dump = dump::plan(snapshot, request).await.map_err(failed)?;
+        dump::hold(snapshot, &mut dump).await.map_err(failed)?;
         plan.dump_plans.insert(label.clone(), dump);
     }
     one.plan = plan;

@@ -71,8 +71,38 @@ async fn version(path: &Path) -> Option<(u32, String)> {
     Some((digits.parse().ok()?, number.to_owned()))
 }
 
+/// Both sections.
+#[derive(Debug, PartialEq)]
+pub(super) struct Definitions {
+    pub pre: Vec<u8>,
+    pub post: Vec<u8>,
+}
+
+/// Both sections, at the snapshot. Our locks are held by then: somebody who wants one of the tables for himself waits for
+/// us, and `pg_dump`, which locks them as well, would wait behind him for ever. Then the snapshot must be given up, so
+/// that he goes first, and taken again.
+pub(super) async fn definitions(snapshot: &Snapshot, database: &str, lock_timeout_ms: u64) -> Result<Definitions> {
+    let pg_dump = find(snapshot.version()).await?;
+    let of = async |name: &str| section(&pg_dump, snapshot.connection(), snapshot, name, lock_timeout_ms).await;
+    let in_the_way = |e: Error| match e {
+        Error::Child { why, .. }
+            if why.contains("LOCK TABLE")
+                && (why.contains("statement timeout")
+                    || why.contains("lock timeout")
+                    || why.contains("does not exist")) =>
+        {
+            Error::Changed {
+                database: database.to_owned(),
+            }
+        }
+        e => e,
+    };
+    let (pre, post) = tokio::try_join!(of("pre-data"), of("post-data")).map_err(in_the_way)?;
+    Ok(Definitions { pre, post })
+}
+
 /// One section, `pre-data` or `post-data`, as a script that was read to its end and found whole.
-pub(super) async fn section(
+async fn section(
     pg_dump: &PgDump,
     connection: &Connection,
     snapshot: &Snapshot,

@@ -102,28 +102,16 @@ pub(super) async fn execute(
     let lost = snapshot.lost();
     let all = async {
         let mut lane = writer.lane(LaneSpec::TABLE)?;
-        let (pre, post) = tokio::try_join!(
-            ddl::section(
-                &pg_dump,
-                snapshot.connection(),
-                snapshot,
-                "pre-data",
-                plan.lock_timeout_ms
-            ),
-            ddl::section(
-                &pg_dump,
-                snapshot.connection(),
-                snapshot,
-                "post-data",
-                plan.lock_timeout_ms
-            ),
-        )?;
+        let definitions = match &plan.definitions {
+            Some(held) => held.clone(),
+            None => Arc::new(ddl::definitions(snapshot, &plan.database, plan.lock_timeout_ms).await?),
+        };
         small(
             &work,
             &mut lane,
             "ddl-pre-data",
             KIND_DDL,
-            pre,
+            definitions.pre.clone(),
             serde_json::json!({"section": "pre-data"}),
         )
         .await?;
@@ -132,7 +120,7 @@ pub(super) async fn execute(
             &mut lane,
             "ddl-post-data",
             KIND_DDL,
-            post,
+            definitions.post.clone(),
             serde_json::json!({"section": "post-data"}),
         )
         .await?;

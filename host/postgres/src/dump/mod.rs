@@ -50,8 +50,12 @@ pub async fn execute(
     execute::execute(snapshot, plan, prefix, writer, sensitivity, progress).await
 }
 
-/// Locks the plan's tables for reading until the snapshot ends. [`execute`] does it too; doing it right after [`plan`]
-/// finds a table that is already gone ([`crate::Error::Changed`]) while the snapshot can still be taken again.
-pub async fn hold(snapshot: &Snapshot, plan: &DumpPlan) -> Result<()> {
-    execute::lock(snapshot, plan).await
+/// Locks the plan's tables for reading until the snapshot ends, and reads their definitions. [`execute`] does it too; doing
+/// it right after [`plan`] finds a table that is already gone, or somebody who is about to alter one
+/// ([`crate::Error::Changed`]), while the snapshot can still be taken again.
+pub async fn hold(snapshot: &Snapshot, plan: &mut DumpPlan) -> Result<()> {
+    execute::lock(snapshot, plan).await?;
+    let definitions = ddl::definitions(snapshot, &plan.database, plan.lock_timeout_ms).await?;
+    plan.definitions = Some(std::sync::Arc::new(definitions));
+    Ok(())
 }

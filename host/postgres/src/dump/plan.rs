@@ -113,6 +113,9 @@ pub struct DumpPlan {
     pub lock_timeout_ms: u64,
     /// Rules that match no table, and the like.
     pub remarks: Vec<String>,
+    /// What `pg_dump` wrote of the schema, once [`super::hold`] has asked it.
+    #[serde(skip)]
+    pub(super) definitions: Option<std::sync::Arc<super::ddl::Definitions>>,
 }
 
 impl DumpPlan {
@@ -242,6 +245,7 @@ pub async fn plan(snapshot: &Snapshot, request: &DumpRequest) -> Result<DumpPlan
             .unwrap_or(u64::MAX)
             .max(1),
         remarks: Vec::new(),
+        definitions: None,
     };
     let mut used_rules = vec![false; request.leave_out_data.len()];
     let mut used_filters = vec![false; request.row_filters.len()];

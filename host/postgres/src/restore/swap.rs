@@ -141,10 +141,12 @@ fn may_replace(live: &str, relations: i64, options: &SwapOptions) -> Result<()> 
 
 /// Ends the others' sessions, or refuses because of them.
 async fn others(keeper: &Session, live: &str, terminate: bool) -> Result<()> {
+    // Of another role's session the server hides the kind; autovacuum and the like have no user.
     let rows = keeper
         .query(
             "SELECT pid, COALESCE(NULLIF(application_name, ''), usename::text, 'unknown') \
-             FROM pg_catalog.pg_stat_activity WHERE datname = $1::text::name AND backend_type = 'client backend'",
+             FROM pg_catalog.pg_stat_activity WHERE datname = $1::text::name AND usesysid IS NOT NULL \
+               AND COALESCE(backend_type, 'client backend') = 'client backend'",
             &[&live],
         )
         .await
