@@ -148,12 +148,18 @@ async fn stopped_at_any_moment_and_gone_on_with() {
         });
         let (reader_, target_, watch_) = (Arc::new(reader.clone()), target.clone(), watch.clone());
         let mut work = tokio::spawn(async move { run(reader_, &target_, &options("copy", false), watch_).await });
-        tokio::select! {
-            _ = watch.stop.notified() => work.abort(),
-            () = tokio::time::sleep(stop_after) => work.abort(),
-            done = &mut work => drop(done.unwrap().unwrap()),
+        let came_to_its_end = tokio::select! {
+            _ = watch.stop.notified() => false,
+            () = tokio::time::sleep(stop_after) => false,
+            done = &mut work => {
+                drop(done.unwrap().unwrap());
+                true
+            }
+        };
+        if !came_to_its_end {
+            work.abort();
+            stopped += usize::from(work.await.is_err());
         }
-        stopped += usize::from(work.await.is_err());
 
         let (resumed, watch) = resume(&reader, &target).await;
         let mut resumed = resumed.unwrap();

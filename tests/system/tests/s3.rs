@@ -67,12 +67,13 @@ impl World {
         listed.events.len()
     }
 
+    /// All but the lease of a process that no longer runs, which MAS's component leaves out.
     fn dump(&self) -> String {
         let output = self
             .site
             .cluster
             .client("pg_dump")
-            .args(["-d", "mas", "--restrict-key=same"])
+            .args(["-d", "mas", "--exclude-table-data=queue_leader", "--restrict-key=same"])
             .output()
             .unwrap();
         let output = match output.status.success() {
@@ -82,7 +83,7 @@ impl World {
                 .site
                 .cluster
                 .client("pg_dump")
-                .args(["-d", "mas"])
+                .args(["-d", "mas", "--exclude-table-data=queue_leader"])
                 .output()
                 .unwrap(),
         };
@@ -128,7 +129,7 @@ fn a_suite_goes_to_an_object_store_and_comes_back() {
     site.drop_database("mas");
     std::fs::remove_dir_all(&world.mas.config).unwrap();
     site.with_identity("restore", &["--yes"]).expect_success();
-    assert_eq!(world.dump(), before);
+    same(&world.dump(), &before);
     assert_eq!(tree(&world.mas.config), config);
 
     // The host's own keys free nothing; keys that may delete do, and what is left is whole.
@@ -207,5 +208,13 @@ fn a_backup_killed_at_any_moment_leaves_a_good_repository() {
     site.drop_database("mas");
     std::fs::remove_dir_all(&world.mas.config).unwrap();
     site.with_identity("restore", &["--yes"]).expect_success();
-    assert_eq!(world.dump(), before);
+    same(&world.dump(), &before);
+}
+
+/// Line by line: a difference is one line, not a whole dump.
+fn same(after: &str, before: &str) {
+    for (after, before) in after.lines().zip(before.lines()) {
+        assert_eq!(after, before);
+    }
+    assert_eq!(after.len(), before.len());
 }

@@ -32,10 +32,11 @@ impl Folder {
         self.dir.path()
     }
 
+    /// One worker, so that which files share a pack is no accident.
     fn pipeline(&self, recipient: &str, writer: &str, more: &str) {
         let text = format!(
             "version = 1\nname = \"folder\"\n\n[repository]\nurl = \"repository\"\nrecipients = [\"{recipient}\"]\n\
-             writer-key = \"{writer}\"\ncache = \"cache\"\n{more}\n[components.site]\nuse = \"generic\"\n\
+             writer-key = \"{writer}\"\ncache = \"cache\"\n{more}\n[run]\njobs = 1\n\n[components.site]\nuse = \"generic\"\n\
              volumes = {{ files = {{ path = \"files\" }} }}\n{KEEP}"
         );
         std::fs::write(self.path().join("pipeline.toml"), text).unwrap();

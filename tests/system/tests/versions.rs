@@ -95,12 +95,21 @@ fn essrun(dir: &Path, clients: &[&Path]) -> Essrun {
 }
 
 /// Definitions as the newest pg_dump sees them, and every row, sequence and large object.
-/// Since 16 the server leaves needless table names out of the columns in a view's definition.
+/// Since 16 the server leaves needless table names out of the columns in a view's definition: `"t"."c"` is `"c"`.
 fn unqualified(line: &str) -> String {
-    match line.starts_with(' ') {
-        true => line.replace("\"events\".", ""),
-        false => line.to_owned(),
+    let parts: Vec<&str> = line.split('"').collect();
+    if !line.starts_with(' ') || parts.len() < 5 {
+        return line.to_owned();
     }
+    let mut out = parts[0].to_owned();
+    for name in (1..parts.len()).step_by(2) {
+        match parts.get(name + 1) {
+            Some(&".") => {}
+            Some(behind) => out.push_str(&format!("\"{}\"{behind}", parts[name])),
+            None => out.push_str(parts[name]),
+        }
+    }
+    out
 }
 
 fn everything(cluster: &Cluster, database: &str, newest: &Path) -> Vec<String> {
