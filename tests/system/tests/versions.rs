@@ -140,7 +140,10 @@ fn everything(cluster: &Cluster, database: &str, newest: &Path) -> Vec<String> {
         .psql_script(database, &format!("SET extra_float_digits = 3;\n{names};"))
         .unwrap();
     assert!(rows.lines().count() > 30, "{rows}");
-    all.extend(rows.lines().map(str::to_owned));
+    // The parts of the union come in no promised order.
+    let mut rows: Vec<String> = rows.lines().map(str::to_owned).collect();
+    rows.sort();
+    all.extend(rows);
     let large = "SELECT oid, length(lo_get(oid)), md5(lo_get(oid)) FROM pg_largeobject_metadata ORDER BY oid";
     all.extend(cluster.psql(database, large).unwrap().lines().map(str::to_owned));
     all

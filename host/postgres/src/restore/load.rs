@@ -148,6 +148,21 @@ pub(super) async fn large_objects(
             format!("the server took {taken} pieces, {pieces} were recorded"),
         ));
     }
+    // Since 17 pg_dump counts large objects' definitions among the data, so the script of definitions does not make them.
+    let made = session
+        .query_one(
+            "SELECT pg_catalog.count(pg_catalog.lo_create(loid)) FROM (SELECT loid FROM pg_temp.essrun_large_objects \
+             EXCEPT SELECT oid FROM pg_catalog.pg_largeobject_metadata) AS missing",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error(what, &e))?
+        .get::<_, i64>(0);
+    if made > 0 {
+        tracing::warn!(
+            "{made} large objects belong to the restoring role: pg_dump since 17 does not tell whose they were"
+        );
+    }
     session
         .query(
             "SELECT pg_catalog.count(*) FROM (SELECT pg_catalog.lo_put(loid, at, data) \
