@@ -122,7 +122,8 @@ pub enum Prepared {
     Made,
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+/// Runs a command to its end; an error holds all it said.
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     if output.status.success() {
         return Ok(());

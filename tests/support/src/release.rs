@@ -4,7 +4,7 @@
 //! version; a test that finds none says so and fails. These packages carry `pg_dump` and `psql` of their own major. They
 //! are built without ICU, and those of 16 and 18 without TLS: both are tested with Debian's server.
 
-use crate::python::Prepared;
+use crate::python::{Prepared, run};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -120,17 +120,4 @@ impl Release {
         std::fs::write(&stamp, self.version).map_err(|e| said(&stamp, e))?;
         Ok(Prepared::Made)
     }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "{command:?} failed ({}):\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    ))
 }
