@@ -94,6 +94,7 @@ impl PipelineError {
     pub(crate) fn and_note(mut self, note: &str) -> Self {
         if let PipelineError::Source { problem, .. }
         | PipelineError::Changed { problem, .. }
+        | PipelineError::Refused { problem, .. }
         | PipelineError::Repository { problem }
         | PipelineError::Component { problem, .. } = &mut self
         {
@@ -116,12 +117,14 @@ impl PipelineError {
         }
     }
 
-    /// Of a restore: the backup's fault or the target's.
+    /// Of a restore: the backup's fault, the target's, or a precondition's.
     pub(crate) fn restoring(what: impl Into<String>, problem: impl Blame) -> Self {
-        if problem.is_backups() {
-            return PipelineError::repository(format!("{}: {problem}", what.into()));
+        let what = what.into();
+        match problem.blame() {
+            Blamed::Backup => PipelineError::repository(format!("{what}: {problem}")),
+            Blamed::Target => PipelineError::source(what, problem),
+            Blamed::Precondition { why, hint } => PipelineError::refused(format!("{what}: {why}"), hint),
         }
-        PipelineError::source(what, problem)
     }
 
     pub fn source(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
@@ -132,36 +135,57 @@ impl PipelineError {
     }
 }
 
-/// Tells a backup that cannot be read from a target that cannot be written.
+/// Whose fault an error of a restore is.
+pub(crate) enum Blamed {
+    /// The repository's, or of what it holds.
+    Backup,
+    /// The server's or file system's that is restored to.
+    Target,
+    /// Nobody's: something stands in the way, and nothing was changed.
+    Precondition { why: String, hint: String },
+}
+
+/// Tells a backup that cannot be read from a target that cannot be written, or may not be.
 pub(crate) trait Blame: std::fmt::Display {
-    /// Whether the repository, or what it holds, is at fault.
-    fn is_backups(&self) -> bool;
+    fn blame(&self) -> Blamed;
 }
 
 impl Blame for essrun_postgres::Error {
-    fn is_backups(&self) -> bool {
-        matches!(
-            self,
-            essrun_postgres::Error::Keep(_) | essrun_postgres::Error::Damaged { .. }
-        )
+    fn blame(&self) -> Blamed {
+        match self {
+            essrun_postgres::Error::Keep(_) | essrun_postgres::Error::Damaged { .. } => Blamed::Backup,
+            essrun_postgres::Error::Refused { what, why, hint } => Blamed::Precondition {
+                why: format!("{what}: {why}"),
+                hint: hint.clone(),
+            },
+            _ => Blamed::Target,
+        }
     }
 }
 
 impl Blame for essrun_volume::VolumeError {
-    fn is_backups(&self) -> bool {
-        matches!(
-            self,
-            essrun_volume::VolumeError::Keep(_) | essrun_volume::VolumeError::Listing { .. }
-        )
+    fn blame(&self) -> Blamed {
+        match self {
+            essrun_volume::VolumeError::Keep(_) | essrun_volume::VolumeError::Listing { .. } => Blamed::Backup,
+            essrun_volume::VolumeError::Destination { path, why, hint } => Blamed::Precondition {
+                why: format!("{path}: {why}"),
+                hint: hint.clone(),
+            },
+            _ => Blamed::Target,
+        }
     }
 }
 
 impl Blame for essrun_sqlite::SqliteError {
-    fn is_backups(&self) -> bool {
-        matches!(
-            self,
-            essrun_sqlite::SqliteError::Keep(_) | essrun_sqlite::SqliteError::Artifact { .. }
-        )
+    fn blame(&self) -> Blamed {
+        match self {
+            essrun_sqlite::SqliteError::Keep(_) | essrun_sqlite::SqliteError::Artifact { .. } => Blamed::Backup,
+            essrun_sqlite::SqliteError::Destination { path, why, hint } => Blamed::Precondition {
+                why: format!("{path}: {why}"),
+                hint: hint.clone(),
+            },
+            _ => Blamed::Target,
+        }
     }
 }
 

@@ -88,19 +88,8 @@ async fn run(
     options: &RestoreOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Restored> {
-    // The server needs a moment to see that the sessions of a killed restore are gone.
-    for _ in 0..500 {
-        let plan = restore::plan(reader.as_ref(), PREFIX, target, options).await?;
-        let at_work = plan.findings.iter().any(|f| f.check == "scratch-exists");
-        if !(at_work && options.resume) {
-            match restore::execute(reader.clone(), &plan, target, options, progress.clone()).await {
-                Err(Error::Refused { why, .. }) if why.contains("is at work") => {}
-                other => return other,
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the killed restore's sessions do not end");
+    let plan = restore::plan(reader.as_ref(), PREFIX, target, options).await?;
+    restore::execute(reader, &plan, target, options, progress).await
 }
 
 async fn resume(reader: &MemoryReader, target: &Connection) -> (Result<Restored>, Arc<Watch>) {
@@ -161,17 +150,8 @@ async fn stopped_at_any_moment_and_gone_on_with() {
             stopped += usize::from(work.await.is_err());
         }
 
-        let (mut resumed, mut watch) = resume(&reader, &target).await;
-        // The server ends a CREATE DATABASE whose client is gone; until it has, the name is taken.
-        for _ in 0..20 {
-            match &resumed {
-                Err(Error::Server { code, .. }) if code == "42P04" => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    (resumed, watch) = resume(&reader, &target).await;
-                }
-                _ => break,
-            }
-        }
+        // At once: what the killed one left running on the server is waited for.
+        let (resumed, watch) = resume(&reader, &target).await;
         let mut resumed = resumed.unwrap();
         let kept = watch.kept.lock().unwrap().clone();
         let begun: Vec<String> = watch.begun.lock().unwrap().clone();

@@ -301,7 +301,7 @@ async fn a_damaged_backup_stops_the_restore_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_precondition_is_found_when_violated() {
-    let cluster = Cluster::start(&[]).unwrap();
+    let cluster = Cluster::start(&[("allow_system_table_mods", "on")]).unwrap();
     create(&cluster, "live", LIVE);
     cluster
         .psql_script(
@@ -344,6 +344,23 @@ async fn every_precondition_is_found_when_violated() {
     assert_eq!(
         checks(&facts(|f| f["collate"] = "xx_YY.UTF-8".into()).await, &drill).await,
         one("locale-missing")
+    );
+    // A locale of the C library: the server knows its version by the library, whether or not the locale is installed.
+    let others_locale = facts(|f| {
+        f["collate"] = "xx_YY.UTF-8".into();
+        f["collation_version"] = "0.1".into();
+    })
+    .await;
+    cluster
+        .psql(
+            "postgres",
+            "INSERT INTO pg_collation SELECT 99999, 'xx', collnamespace, collowner, 'c', true, -1, 'xx_YY.utf8', 'xx_YY.utf8' \
+             FROM pg_collation WHERE collname = 'C'",
+        )
+        .unwrap();
+    assert_eq!(
+        checks(&others_locale, &drill).await,
+        (vec![], vec!["collation-drift".to_owned()])
     );
     assert_eq!(
         checks(&facts(|f| f["extensions"]["nonesuch"] = "1".into()).await, &drill).await,

@@ -6,7 +6,7 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ pub enum Kill {
     After(Duration),
     /// As soon as this many JSON events have been printed.
     AtEvent(usize),
+    /// As soon as an event of this kind has been printed.
+    AtKind(&'static str),
 }
 
 /// How a run ended and what it said.
@@ -107,6 +109,7 @@ pub struct Essrun {
     binary: PathBuf,
     dir: PathBuf,
     env: BTreeMap<String, String>,
+    run_as: Option<(u32, u32)>,
 }
 
 impl Essrun {
@@ -117,7 +120,15 @@ impl Essrun {
             binary: binary(),
             dir: dir.to_owned(),
             env: BTreeMap::new(),
+            run_as: None,
         }
+    }
+
+    /// Another copy of the binary, run as this user and group.
+    pub fn as_user(mut self, binary: PathBuf, run_as: (u32, u32)) -> Essrun {
+        self.binary = binary;
+        self.run_as = Some(run_as);
+        self
     }
 
     pub fn env(mut self, key: &str, value: impl Into<String>) -> Essrun {
@@ -136,6 +147,9 @@ impl Essrun {
             }
         }
         command.env("NO_COLOR", "1").envs(&self.env);
+        if let Some((uid, gid)) = self.run_as {
+            command.uid(uid).gid(gid);
+        }
         command
     }
 
@@ -179,16 +193,17 @@ impl Essrun {
             String::from_utf8_lossy(&text).into_owned()
         });
         let stdout = child.stdout.take().expect("stdout is piped");
-        let (heard, hearing) = std::sync::mpsc::channel::<()>();
+        let (heard, hearing) = std::sync::mpsc::channel::<String>();
         let output = std::thread::spawn(move || {
             let mut lines = Vec::new();
             let mut reader = BufReader::new(stdout);
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                lines.push(String::from_utf8_lossy(&line).into_owned());
+                let text = String::from_utf8_lossy(&line).into_owned();
                 line.clear();
                 // Nobody listens when no kill is asked for.
-                let _ = heard.send(());
+                let _ = heard.send(text.clone());
+                lines.push(text);
             }
             lines
         });
@@ -198,8 +213,9 @@ impl Essrun {
                 slay(&mut child);
             }
             Some(Kill::AtEvent(count)) if hearing.iter().take(count).count() == count => slay(&mut child),
-            // It ended before it had printed so many.
-            Some(Kill::AtEvent(_)) | None => {}
+            Some(Kill::AtKind(kind)) if hearing.iter().any(|line| is_event(&line, kind)) => slay(&mut child),
+            // It ended before it had printed so many, or such a one.
+            Some(Kill::AtEvent(_) | Kill::AtKind(_)) | None => {}
         }
         let status = child.wait().expect("waiting for essrun");
         let took = begun.elapsed();
@@ -218,6 +234,10 @@ impl Essrun {
             took,
         }
     }
+}
+
+fn is_event(line: &str, kind: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_ok_and(|event| event["event"] == kind)
 }
 
 fn slay(child: &mut Child) {

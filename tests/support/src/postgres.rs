@@ -346,7 +346,7 @@ fn find_bin() -> Option<PathBuf> {
         .or_else(|| std::env::split_paths(&std::env::var_os("PATH")?).find(|dir| dir.join("initdb").is_file()))
 }
 
-fn unprivileged() -> std::io::Result<Option<(u32, u32)>> {
+pub(crate) fn unprivileged() -> std::io::Result<Option<(u32, u32)>> {
     use std::os::unix::fs::MetadataExt;
     // /proc/self belongs to the effective user of this process.
     if std::fs::metadata("/proc/self")?.uid() != 0 {

@@ -148,6 +148,23 @@ impl Site {
             .fold(essrun, |essrun, (key, value)| essrun.env(key, value.as_str()))
     }
 
+    /// Gives all of the site to somebody who is not root, and essrun as they run it; who is not root stays themselves.
+    pub fn give_to_somebody(&self) -> Essrun {
+        let Some(user) = crate::postgres::unprivileged().expect("looking for a user") else {
+            return self.essrun();
+        };
+        // They may not reach where it was built.
+        let copy = self.path().join("essrun");
+        std::fs::copy(crate::essrun::binary(), &copy).expect("copying essrun");
+        let owned = Command::new("chown")
+            .args(["-R", &format!("{}:{}", user.0, user.1)])
+            .arg(self.path())
+            .status();
+        assert!(owned.is_ok_and(|status| status.success()), "cannot give the site away");
+        let home = self.path().display().to_string();
+        self.essrun().env("HOME", home).as_user(copy, user)
+    }
+
     /// `essrun pipeline.toml`
     pub fn back_up(&self) -> Outcome {
         self.essrun().run_json(&["pipeline.toml"])

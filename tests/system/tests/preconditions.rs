@@ -4,6 +4,7 @@
 
 use essrun_testkit::essrun::{Essrun, Outcome};
 use essrun_testkit::postgres::Cluster;
+use essrun_testkit::site::Site;
 use essrun_testkit::suite::Suite;
 use serde_json::Value;
 use std::path::Path;
@@ -210,6 +211,49 @@ fn each_one_violated() {
     Tried::at(&suite, "postgresql://nobody@127.0.0.1:1/synapse")
         .restore(&[])
         .expect_code(5);
+}
+
+/// Somebody who is not root cannot give files to others, and is told so before the first step.
+#[test]
+fn a_restore_by_somebody_else() {
+    let site = Site::create();
+    let root = site.path().display().to_string();
+    site.folder("files");
+    std::fs::write(site.path().join("files/one"), "one").unwrap();
+    site.prepare(&format!(
+        "[components.any]\nuse = \"generic\"\nvolumes = {{ files = {{ path = \"{root}/files\" }} }}\n"
+    ));
+    site.back_up().expect_success();
+    let somebody = site.give_to_somebody();
+    let args = [
+        "restore",
+        "pipeline.toml",
+        "--yes",
+        "--identity",
+        "elsewhere/identity.txt",
+        "--replace",
+    ];
+    let planned = somebody
+        .run_json(&[&args[..], &["--dry-run"]].concat())
+        .expect_success();
+    let plan = planned
+        .events_of("restore-plan")
+        .next()
+        .unwrap_or_else(|| panic!("{planned}"));
+    let found = plan["components"][0]["preconditions"].as_array().unwrap();
+    let found = found
+        .iter()
+        .find(|p| p["check"] == "not-root")
+        .unwrap_or_else(|| panic!("{planned}"));
+    assert_eq!(
+        (found["severity"].as_str(), found["label"].as_str()),
+        (Some("warning"), Some("files")),
+        "{found}"
+    );
+    assert!(found["remedy"].as_str().unwrap().contains("as root"), "{found}");
+    // It is told, and goes on.
+    somebody.run_json(&args).expect_success();
+    assert_eq!(std::fs::read_to_string(site.path().join("files/one")).unwrap(), "one");
 }
 
 /// A locale that the server backed up had, and the server restored to has not.
@@ -424,7 +468,7 @@ fn a_server_that_differs() {
     session.kill().unwrap();
     session.wait().unwrap();
     refused
-        .expect_code(5)
+        .expect_code(REFUSED)
         .expect_stderr(&["`fresh`", "other sessions", "psql"]);
     assert_eq!(sql("fresh", "SELECT a FROM t"), "1");
 }

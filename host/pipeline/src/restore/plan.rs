@@ -96,6 +96,23 @@ pub enum DatabaseTarget {
     },
 }
 
+impl DatabaseTarget {
+    /// Whether a restore that was stopped had put it in service.
+    pub fn in_service(&self) -> bool {
+        matches!(self, DatabaseTarget::Postgres { plan, .. } if plan.in_service.is_some())
+    }
+
+    /// Looks into a database that [`Self::in_service`] says is there.
+    pub fn inspect_in_service(&self) -> Option<Inspector> {
+        match self {
+            DatabaseTarget::Postgres { target, plan, .. } if plan.in_service.is_some() => {
+                Some(Inspector::new(target.with_database(&plan.database)))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Where a volume goes.
 pub struct VolumeTarget {
     pub record: ArtifactRecord,
@@ -118,6 +135,13 @@ pub struct Precondition {
 }
 
 impl Item {
+    /// Whether a restore that was stopped had put all of it in service.
+    pub fn in_service(&self) -> bool {
+        !self.databases.is_empty()
+            && self.databases.values().all(DatabaseTarget::in_service)
+            && self.volumes.values().all(|v| v.in_place)
+    }
+
     /// What must not have changed when this part of a restore is gone on with.
     pub fn origin(&self) -> BTreeMap<String, String> {
         let hash = |text: String| blake3::hash(text.as_bytes()).to_hex().to_string();

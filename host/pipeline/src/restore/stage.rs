@@ -147,6 +147,9 @@ async fn one(
                 staged.volumes.insert((component.clone(), label.clone()), tree);
             }
             Step::Database(label) => match item.databases.get(label) {
+                Some(DatabaseTarget::Postgres { plan, .. }) if plan.in_service.is_some() => {
+                    progress.kept(&plan.prefix, "in service already");
+                }
                 Some(DatabaseTarget::Postgres { target, options, plan }) => {
                     let restored = pg::execute(reader.clone(), plan, target, options, progress.clone())
                         .await
@@ -188,7 +191,9 @@ async fn one(
                 }
                 let key = (component.clone(), label.clone());
                 let what = format!("{component}/{label}: SQL of the plan");
-                if let Some(restored) = staged.postgres.get(&key) {
+                if item.databases.get(label).is_some_and(DatabaseTarget::in_service) {
+                    progress.kept(&what, "it ran before the database was put in service");
+                } else if let Some(restored) = staged.postgres.get(&key) {
                     let ran = restored.run_sql(&statements).await;
                     if !ran.map_err(|e| PipelineError::source(what.clone(), e))? {
                         reporter.event(Event::Kept {
@@ -244,6 +249,10 @@ pub async fn verify(
     let mut findings = Vec::new();
     for item in &planned.items {
         let component = item.loaded.name();
+        // It was verified before the swap, and may have been written to since.
+        if item.in_service() {
+            continue;
+        }
         let world = restored_world(planned, item, staged).await?;
         let found = item
             .loaded
@@ -311,20 +320,25 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
             .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
         world.volumes.insert(label.clone(), Arc::new(volume));
     }
+    for (label, target) in &item.databases {
+        if let Some(inspector) = target.inspect_in_service() {
+            world.databases.insert(label.clone(), Database::Postgres(inspector));
+        }
+    }
     for (label, connection) in &item.peers {
         let restored = planned.items.iter().find_map(|other| {
-            other.databases.keys().find_map(|other_label| {
+            other.databases.iter().find_map(|(other_label, target)| {
                 let live = live_connection(other, other_label)?;
                 if &live != connection {
                     return None;
                 }
-                staged
-                    .postgres
-                    .get(&(other.loaded.name().to_owned(), other_label.clone()))
+                let key = (other.loaded.name().to_owned(), other_label.clone());
+                let staged = staged.postgres.get(&key).map(pg::Restored::inspector);
+                staged.or_else(|| target.inspect_in_service())
             })
         });
         let inspector = match restored {
-            Some(restored) => restored.inspector(),
+            Some(restored) => restored,
             None => {
                 let live = Inspector::new(connection.clone());
                 if let Err(e) = live.info().await {

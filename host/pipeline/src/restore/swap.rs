@@ -29,13 +29,7 @@ pub async fn everything(
         } else {
             format!("in service already: {}; the rest is as it was before", done.join(", "))
         };
-        return Err(match e {
-            PipelineError::Source { what, problem } => PipelineError::Source {
-                what,
-                problem: format!("{problem}\n  {state}\n  {TO_RESUME}"),
-            },
-            other => other,
-        });
+        return Err(e.and_note(&format!("{state}\n  {TO_RESUME}")));
     }
     Ok(())
 }
@@ -54,7 +48,7 @@ async fn ready(planned: &Planned, staged: &Staged, options: &RestoreOptions) -> 
             if let (DatabaseTarget::Postgres { target, .. }, Some(restored)) = (target, staged.postgres.get(&key)) {
                 pg::swap_ready(target, restored, &how(options))
                     .await
-                    .map_err(|e| PipelineError::source(format!("{}/{label}", key.0), e))?;
+                    .map_err(|e| PipelineError::restoring(format!("{}/{label}", key.0), e))?;
             }
         }
     }
@@ -83,7 +77,7 @@ async fn swap(
                 let swapped = tree
                     .swap()
                     .await
-                    .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                    .map_err(|e| PipelineError::restoring(format!("{component}/{label}"), e))?;
                 told(component, label, swapped.kept.map(|p| p.display().to_string()));
             }
         }
@@ -98,7 +92,7 @@ async fn swap(
                     if let Some(restored) = staged.postgres.get_mut(&key) {
                         let swapped = pg::swap(target, restored, &how(options))
                             .await
-                            .map_err(|e| PipelineError::source(what(), e))?;
+                            .map_err(|e| PipelineError::restoring(what(), e))?;
                         // In service: no more to be dropped when something later fails.
                         staged.postgres.remove(&key);
                         told(component, label, swapped.old_kept_as);
@@ -106,7 +100,7 @@ async fn swap(
                 }
                 DatabaseTarget::Sqlite { .. } => {
                     if let Some(file) = staged.sqlite.remove(&key) {
-                        let swapped = file.swap().await.map_err(|e| PipelineError::source(what(), e))?;
+                        let swapped = file.swap().await.map_err(|e| PipelineError::restoring(what(), e))?;
                         told(component, label, swapped.kept.map(|p| p.display().to_string()));
                     }
                 }

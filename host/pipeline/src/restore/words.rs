@@ -188,6 +188,9 @@ impl Item {
                 None => format!("volume {label}: see what stands in the way below"),
             },
             Step::Database(label) => match self.databases.get(label) {
+                Some(DatabaseTarget::Postgres { plan, .. }) if plan.in_service.is_some() => {
+                    format!("database {label} → {}; in service already", plan.database)
+                }
                 Some(DatabaseTarget::Postgres { plan, .. }) => format!(
                     "database {label} → new database {}, to become {} ({} tables, {} rows, {} bytes{})",
                     plan.scratch,

@@ -6,8 +6,9 @@
 
 use super::definitions::{self, Filter, Later, PostData};
 use super::journal::{self, Journal, Origin, Step};
-use super::plan::{RestoreOptions, RestorePlan, Severity, read_small, table_artifacts};
-use super::scratch::{RestoreReport, Restored, Scratch};
+use super::plan::{self, RestoreOptions, RestorePlan, Severity, read_small, table_artifacts};
+use super::restored::{RestoreReport, Restored};
+use super::scratch::Scratch;
 use super::{load, pool, proof};
 use crate::connection::{Connection, Session};
 use crate::dump::{KIND_LARGE_OBJECTS, TableMeta};
@@ -35,8 +36,15 @@ pub async fn execute(
             finding.remedy.clone(),
         ));
     }
+    if let Some(since) = &plan.in_service {
+        return Err(Error::refused(
+            format!("restore of {} into {}", plan.prefix, plan.target),
+            format!("it was put in service at {since}"),
+            "leave it as it is, or restore without --resume",
+        ));
+    }
     let owner = options.owner.clone().unwrap_or_else(|| plan.facts.owner.clone());
-    let origin = origin(reader.as_ref(), plan, options, &owner)?;
+    let origin = plan::origin(reader.as_ref(), (&plan.prefix, &plan.target), options, &owner)?;
     let taken = match options.resume {
         true => take_up(reader.as_ref(), plan, target, options, &origin).await?,
         false => None,
@@ -68,33 +76,6 @@ pub async fn execute(
             Err(e)
         }
     }
-}
-
-/// What must be the same for a resume.
-fn origin(reader: &dyn BackupReader, plan: &RestorePlan, options: &RestoreOptions, owner: &str) -> Result<Origin> {
-    let mut origin = options.origin.clone();
-    let mut artifacts = blake3::Hasher::new();
-    let under = format!("{}/", plan.prefix);
-    for record in reader
-        .artifacts()
-        .iter()
-        .filter(|a| a.name.as_str().starts_with(&under))
-    {
-        let text = serde_json::to_vec(record).map_err(|e| Error::damaged(record.name.to_string(), e.to_string()))?;
-        artifacts.update(&(text.len() as u64).to_le_bytes()).update(&text);
-    }
-    for (name, value) in [
-        ("journal format", "1".to_owned()),
-        ("backup", options.run.clone()),
-        ("backup's contents", artifacts.finalize().to_hex().to_string()),
-        ("target", plan.target.clone()),
-        ("owner", owner.to_owned()),
-        ("owner for all", options.owner.is_some().to_string()),
-        ("privileges", (!options.no_privileges).to_string()),
-    ] {
-        origin.insert(name.to_owned(), value);
-    }
-    Ok(origin)
 }
 
 /// What a stopped restore left, when it is of use.

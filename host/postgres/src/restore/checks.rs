@@ -1,7 +1,8 @@
 //! The preconditions of a restore, one by one. They look, they never change anything.
 
+use super::leftovers::list_leftovers;
 use super::plan::{Finding, RestoreOptions, Severity};
-use super::scratch::{Purpose, list_leftovers, relations};
+use super::scratch::{Purpose, relations};
 use crate::connection::{Connection, Session};
 use crate::dump::DatabaseFacts;
 use crate::error::Result;
@@ -188,6 +189,13 @@ pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &Res
         }
     }
     Ok(out)
+}
+
+/// That nothing is to be done: a restore that was stopped had done all of it.
+pub(super) fn in_service(database: &str, since: &str) -> Finding {
+    let message =
+        format!("database `{database}` was restored and put in service at {since}, before the rest was stopped");
+    finding("in-service", Severity::Info, message, "")
 }
 
 /// What the place of the database must be: absent, empty, or allowed to be replaced.

@@ -5,6 +5,7 @@
 use super::checks;
 use super::journal::Origin;
 use super::scratch::Purpose;
+use super::service::{self, Marker};
 use crate::connection::{Connection, Session};
 use crate::dump::{DatabaseFacts, KIND_TABLE, TableMeta};
 use crate::error::{Error, Result};
@@ -110,6 +111,9 @@ pub struct RestorePlan {
     pub bytes: u64,
     pub jobs: usize,
     pub facts: DatabaseFacts,
+    /// A resume found that the stopped restore had come to its end with this database and put it in service then.
+    #[serde(default)]
+    pub in_service: Option<String>,
 }
 
 impl RestorePlan {
@@ -145,21 +149,69 @@ pub async fn plan(
     tables.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.table.cmp(&b.table)));
     let scratch = scratch_name(&options.database, &options.run)?;
     let admin = Session::open(&target.with_database(&options.maintenance_database)).await?;
-    let mut findings = checks::server(&admin, &facts, options).await?;
-    findings.extend(checks::target(&admin, target, &facts, options, (prefix, &scratch)).await?);
+    let described = target.with_database(&options.database).describe();
+    let owner = options.owner.clone().unwrap_or_else(|| facts.owner.clone());
+    let in_service = match options.resume && options.purpose == Purpose::Restore {
+        true => {
+            let origin = origin(reader, (prefix, &described), options, &owner)?;
+            service::since(&admin, &options.database, &Marker::new(options, prefix, &origin)).await?
+        }
+        false => None,
+    };
+    let mut findings = match &in_service {
+        Some(since) => vec![checks::in_service(&options.database, since)],
+        None => {
+            let mut found = checks::server(&admin, &facts, options).await?;
+            found.extend(checks::target(&admin, target, &facts, options, (prefix, &scratch)).await?);
+            found
+        }
+    };
     findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.check.cmp(&b.check)));
     Ok(RestorePlan {
         prefix: prefix.to_owned(),
         database: options.database.clone(),
         scratch,
-        target: target.with_database(&options.database).describe(),
+        target: described,
         findings,
         rows: tables.iter().map(|t| t.rows).sum(),
         bytes: tables.iter().map(|t| t.bytes).sum(),
         tables,
         jobs: options.jobs.clamp(1, 64),
         facts,
+        in_service,
     })
+}
+
+/// What must be the same for a resume; of a prefix in the backup and a target, described.
+pub(super) fn origin(
+    reader: &dyn BackupReader,
+    (prefix, target): (&str, &str),
+    options: &RestoreOptions,
+    owner: &str,
+) -> Result<Origin> {
+    let mut origin = options.origin.clone();
+    let mut artifacts = blake3::Hasher::new();
+    let under = format!("{prefix}/");
+    for record in reader
+        .artifacts()
+        .iter()
+        .filter(|a| a.name.as_str().starts_with(&under))
+    {
+        let text = serde_json::to_vec(record).map_err(|e| Error::damaged(record.name.to_string(), e.to_string()))?;
+        artifacts.update(&(text.len() as u64).to_le_bytes()).update(&text);
+    }
+    for (name, value) in [
+        ("journal format", "1".to_owned()),
+        ("backup", options.run.clone()),
+        ("backup's contents", artifacts.finalize().to_hex().to_string()),
+        ("target", target.to_owned()),
+        ("owner", owner.to_owned()),
+        ("owner for all", options.owner.is_some().to_string()),
+        ("privileges", (!options.no_privileges).to_string()),
+    ] {
+        origin.insert(name.to_owned(), value);
+    }
+    Ok(origin)
 }
 
 /// The tables' artifacts under a prefix.

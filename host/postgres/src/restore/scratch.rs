@@ -4,17 +4,14 @@
 //! as long as it lives. A kill takes the lock away and leaves the comment: that is a leftover, and anybody may drop it,
 //! or take it up where it was left.
 
-use super::journal::{self, Journal, SCHEMA, Settled, Step};
+use super::journal::{self, Journal, SCHEMA, Settled};
+use super::lock::{alive, locked, settled, unlock};
 use super::plan::{RestoreOptions, RestorePlan};
-use super::proof;
 use crate::connection::{Connection, Session};
 use crate::dump::DatabaseFacts;
 use crate::error::{Error, Result};
-use crate::inspect::Inspector;
-use crate::names::{TableName, quote_ident, quote_literal};
-use crate::sqltext;
+use crate::names::{quote_ident, quote_literal};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 
 /// What a scratch database is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,23 +23,21 @@ pub enum Purpose {
     Drill,
 }
 
-/// First half of our advisory locks' keys: "essr".
-const LOCK_CLASS: i32 = 0x6573_7372;
 const MARK: &str = "essrun scratch ";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Marker {
-    run: String,
-    purpose: Purpose,
+pub(super) struct Marker {
+    pub run: String,
+    pub purpose: Purpose,
     /// The name it is to have in the end.
-    of: String,
+    pub of: String,
     /// Which database of the backup it is, as `component/label`.
     #[serde(default)]
-    what: Option<String>,
-    complete: bool,
+    pub what: Option<String>,
+    pub complete: bool,
     /// What is to be known when a complete one is taken up again.
     #[serde(default)]
-    settled: Option<Settled>,
+    pub settled: Option<Settled>,
 }
 
 impl Marker {
@@ -50,19 +45,9 @@ impl Marker {
         format!("{MARK}{}", serde_json::to_string(self).unwrap_or_default())
     }
 
-    fn read(comment: &str) -> Option<Marker> {
+    pub fn read(comment: &str) -> Option<Marker> {
         serde_json::from_str(comment.strip_prefix(MARK)?).ok()
     }
-}
-
-/// Second half of the lock's key, from the database's name.
-fn lock_key(name: &str) -> i32 {
-    let hash = blake3::hash(name.as_bytes());
-    let mut four = [0u8; 4];
-    for (to, from) in four.iter_mut().zip(hash.as_bytes()) {
-        *to = *from;
-    }
-    i32::from_be_bytes(four)
 }
 
 /// A scratch database and the session that vouches for it.
@@ -74,35 +59,12 @@ pub(super) struct Scratch {
     marker: Marker,
 }
 
-async fn locked(keeper: &Session, name: &str) -> Result<bool> {
-    let row = keeper
-        .query_one(
-            "SELECT pg_catalog.pg_try_advisory_lock($1, $2)",
-            &[&LOCK_CLASS, &lock_key(name)],
-        )
-        .await
-        .map_err(|e| keeper.error("scratch lock", &e))?;
-    Ok(row.get(0))
-}
-
 fn busy(name: &str) -> Error {
     Error::refused(
         format!("scratch database `{name}`"),
         "another restore of the same backup is at work",
         "wait for it",
     )
-}
-
-/// Lifts the lock by [`locked`].
-async fn unlock(keeper: &Session, name: &str) -> Result<()> {
-    keeper
-        .query_one(
-            "SELECT pg_catalog.pg_advisory_unlock($1, $2)",
-            &[&LOCK_CLASS, &lock_key(name)],
-        )
-        .await
-        .map_err(|e| keeper.error("scratch lock", &e))?;
-    Ok(())
 }
 
 impl Scratch {
@@ -150,6 +112,7 @@ impl Scratch {
     ) -> Result<Scratch> {
         let keeper = Session::open(&target.with_database(&options.maintenance_database)).await?;
         let name = name.to_owned();
+        settled(&keeper, Some(&name)).await?;
         // Advisory locks are the maintenance database's own; the name's lock is looked for in all of them.
         if alive(&keeper, &name).await? || !locked(&keeper, &name).await? {
             return Err(busy(&name));
@@ -197,24 +160,24 @@ impl Scratch {
     pub async fn take_up(target: &Connection, options: &RestoreOptions, plan: &RestorePlan) -> Result<Option<Scratch>> {
         let keeper = Session::open(&target.with_database(&options.maintenance_database)).await?;
         let name = plan.scratch.clone();
-        let comment = "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
-             WHERE datname = $1::text::name";
-        let there = keeper
-            .query_opt(comment, &[&name])
-            .await
-            .map_err(|e| keeper.error("look for a stopped restore", &e))?;
-        if there.is_none() {
-            return Ok(None);
-        }
+        settled(&keeper, Some(&name)).await?;
         if alive(&keeper, &name).await? || !locked(&keeper, &name).await? {
             return Err(busy(&name));
         }
-        // Read again: only now is it ours.
-        let mark = keeper
-            .query_opt(comment, &[&name])
+        // Looked at only now that it is ours: a killed maker's last statement may have made or marked it just before.
+        let there = keeper
+            .query_opt(
+                "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
+                 WHERE datname = $1::text::name",
+                &[&name],
+            )
             .await
-            .map_err(|e| keeper.error("look for a stopped restore", &e))?
-            .and_then(|row| row.get::<_, Option<String>>(0));
+            .map_err(|e| keeper.error("look for a stopped restore", &e))?;
+        let Some(row) = there else {
+            unlock(&keeper, &name).await?;
+            return Ok(None);
+        };
+        let mark: Option<String> = row.get(0);
         let Some(marker) = mark.as_deref().and_then(Marker::read) else {
             // Killed between making and marking: nothing is in it.
             if mark.is_none() && relations(&target.with_database(&name)).await? == 0 {
@@ -243,6 +206,11 @@ impl Scratch {
         &self.name
     }
 
+    /// The run that makes it, and which database of the backup it is.
+    pub fn of(&self) -> (&str, &str) {
+        (&self.marker.run, self.marker.what.as_deref().unwrap_or_default())
+    }
+
     /// What its mark says when everything was in it.
     pub fn settled(&self) -> Option<&Settled> {
         self.marker.settled.as_ref().filter(|_| self.marker.complete)
@@ -269,7 +237,7 @@ impl Scratch {
     }
 
     /// Says that all of the backup is in it, and drops the journal, in one transaction.
-    async fn settle(&mut self) -> Result<()> {
+    pub async fn settle(&mut self) -> Result<()> {
         if self.marker.complete {
             return Ok(());
         }
@@ -288,6 +256,11 @@ impl Scratch {
         Ok(())
     }
 
+    /// The session that vouches for it.
+    pub fn keeper(&self) -> &Session {
+        &self.keeper
+    }
+
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -295,190 +268,6 @@ impl Scratch {
     pub async fn drop_database(&self) -> Result<()> {
         drop_database(&self.keeper, &self.name).await
     }
-}
-
-/// A restore that got this far: all of the backup is in a scratch database, which nobody else may connect to yet.
-#[derive(Debug)]
-pub struct Restored {
-    scratch: Scratch,
-    report: RestoreReport,
-    facts: DatabaseFacts,
-    owner: String,
-}
-
-/// What was done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RestoreReport {
-    pub database: String,
-    pub scratch: String,
-    pub tables: u64,
-    pub rows: u64,
-    pub bytes: u64,
-    /// Of the tables, those that a stopped restore had loaded and that were not loaded again.
-    #[serde(default)]
-    pub kept_tables: u64,
-    /// Built by this run.
-    pub indexes: u64,
-    pub seconds: f64,
-    /// Seconds by phase: `definitions`, `rows-and-indexes`, `constraints-and-rest`.
-    pub phases: Vec<(String, f64)>,
-}
-
-/// What a `run-sql` step may begin with.
-const RUNNABLE: &[&str] = &[
-    "SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "ALTER", "REFRESH", "ANALYZE",
-];
-
-impl Restored {
-    pub(super) fn new(scratch: Scratch, report: RestoreReport, facts: DatabaseFacts, owner: String) -> Self {
-        Restored {
-            scratch,
-            report,
-            facts,
-            owner,
-        }
-    }
-
-    /// The name of the scratch database.
-    pub fn scratch(&self) -> &str {
-        &self.scratch.name
-    }
-
-    pub fn report(&self) -> &RestoreReport {
-        &self.report
-    }
-
-    pub(super) fn facts(&self) -> &DatabaseFacts {
-        &self.facts
-    }
-
-    pub(super) fn keeper(&self) -> &Session {
-        &self.scratch.keeper
-    }
-
-    /// How the scratch database is reached.
-    pub fn connection(&self) -> &Connection {
-        self.scratch.connection()
-    }
-
-    /// Looks into the restored database, for verify.
-    pub fn inspector(&self) -> Inspector {
-        Inspector::new(self.scratch.connection().clone())
-    }
-
-    /// Runs statements in the restored database, as its owner, in one transaction. Each must be one statement that
-    /// reads or changes data or definitions; what would end the transaction or change the role is refused. `false`:
-    /// they ran before the restore was stopped, and were not run again.
-    pub async fn run_sql(&self, statements: &[String]) -> Result<bool> {
-        for sql in statements {
-            let invalid = |why: &str| Error::Invalid(format!("a run-sql statement was refused: {why}"));
-            sqltext::closed(sql).map_err(invalid)?;
-            let parsed = sqltext::statements(&format!("{sql}\n;")).map_err(|why| invalid(&why))?;
-            let word = parsed
-                .first()
-                .and_then(|s| s.words.first())
-                .cloned()
-                .unwrap_or_default();
-            if !RUNNABLE.contains(&word.as_str()) {
-                return Err(invalid(&format!("it must begin with one of {}", RUNNABLE.join(", "))));
-            }
-            let tokens = sqltext::Tokens::new(sql).flatten();
-            if tokens
-                .into_iter()
-                .any(|t| sql.get(t.at).unwrap_or("").to_lowercase().contains("set_config"))
-            {
-                return Err(invalid("it names set_config"));
-            }
-        }
-        let session = Session::open(self.scratch.connection()).await?;
-        let step = Step::sql(statements);
-        let known = match self.scratch.settled() {
-            Some(settled) => Journal::of_mark(settled),
-            None => Journal::read(&session)
-                .await?
-                .ok_or_else(|| journal::foreign(&self.scratch.name, "its journal is gone"))?,
-        };
-        if known.has(&step) {
-            return Ok(false);
-        }
-        session.run("begin", "BEGIN").await?;
-        let before = storage(&session).await?;
-        let role = format!("SET LOCAL ROLE {}", quote_ident(&self.owner));
-        session.run("role", &role).await?;
-        for sql in statements {
-            session
-                .execute(sql.as_str(), &[])
-                .await
-                .map_err(|e| session.error("run-sql", &e))?;
-        }
-        session.run("role", "RESET ROLE").await?;
-        let mut notes = vec![step.note()];
-        for table in changed(&session, &before).await? {
-            let digest = proof::digest(&session, &table).await?;
-            notes.push(journal::note_changed(&table, &digest));
-        }
-        if statements
-            .iter()
-            .any(|sql| sql.trim_start().to_ascii_uppercase().starts_with("ALTER"))
-        {
-            let shape = proof::shape(&session).await?;
-            notes.push(journal::note_shape(&proof::digest_of(&shape)));
-        }
-        if self.scratch.settled().is_none() {
-            session.run("note in the journal", &notes.join("; ")).await?;
-        }
-        session.run("commit", "COMMIT").await?;
-        Ok(true)
-    }
-
-    /// Ends the restore into the scratch database: what was kept to go on after a stop is put away. To be called when
-    /// all statements ran and before anybody verifies; [`super::swap`] insists on it.
-    pub async fn settle(&mut self) -> Result<()> {
-        self.scratch.settle().await
-    }
-
-    /// Drops the scratch database.
-    pub async fn drop_scratch(self) -> Result<()> {
-        self.scratch.drop_database().await
-    }
-}
-
-/// Where each table's rows are stored: another place after a TRUNCATE or a rewrite.
-async fn storage(session: &Session) -> Result<HashMap<(String, String), i64>> {
-    let rows = session
-        .query(
-            "SELECT n.nspname::text, c.relname::text, pg_catalog.pg_relation_filenode(c.oid)::int8 \
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
-               AND n.nspname NOT IN ('information_schema', $1::text::name)",
-            &[&SCHEMA],
-        )
-        .await
-        .map_err(|e| session.error("list of tables", &e))?;
-    Ok(rows.iter().map(|r| ((r.get(0), r.get(1)), r.get(2))).collect())
-}
-
-/// Tables whose rows the open transaction changed.
-async fn changed(session: &Session, before: &HashMap<(String, String), i64>) -> Result<Vec<TableName>> {
-    let rows = session
-        .query(
-            "SELECT schemaname::text, relname::text FROM pg_catalog.pg_stat_xact_user_tables \
-             WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 AND schemaname <> $1::text::name",
-            &[&SCHEMA],
-        )
-        .await
-        .map_err(|e| session.error("look for changed tables", &e))?;
-    let mut names: std::collections::BTreeSet<(String, String)> = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
-    let now = storage(session).await?;
-    names.extend(
-        now.iter()
-            .filter(|(name, at)| before.get(name) != Some(at))
-            .map(|(name, _)| name.clone()),
-    );
-    Ok(names
-        .into_iter()
-        .map(|(schema, name)| TableName::new(schema, name))
-        .collect())
 }
 
 /// How many relations of its own a database holds.
@@ -497,92 +286,10 @@ pub(super) async fn relations(connection: &Connection) -> Result<i64> {
     Ok(row.get(0))
 }
 
-/// Whether the maker of a scratch database lives: somebody, in any database, holds the lock of its name.
-async fn alive(session: &Session, name: &str) -> Result<bool> {
-    let row = session
-        .query_one(
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted \
-             AND classid::int8 = $1::int8 AND objid::int8 = $2::int8 AND pid <> pg_catalog.pg_backend_pid())",
-            &[
-                &i64::from(LOCK_CLASS),
-                &i64::from(u32::from_ne_bytes(lock_key(name).to_ne_bytes())),
-            ],
-        )
-        .await
-        .map_err(|e| session.error("scratch lock", &e))?;
-    Ok(row.get(0))
-}
-
-/// A scratch database whose maker is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leftover {
-    pub database: String,
-    /// The run that made it, when it got to say so.
-    pub run: Option<String>,
-    pub purpose: Option<Purpose>,
-    /// The name it was to have.
-    pub of: Option<String>,
-    /// Which database of the backup it is, as `component/label`.
-    pub what: Option<String>,
-    /// Whether the restore into it was finished.
-    pub complete: bool,
-}
-
-/// Scratch databases on the target's server whose makers are gone.
-pub async fn list_leftovers(target: &Connection, maintenance_database: &str) -> Result<Vec<Leftover>> {
-    let admin = Session::open(&target.with_database(maintenance_database)).await?;
-    let rows = admin
-        .query(
-            "SELECT datname::text, pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
-             WHERE NOT datistemplate AND datallowconn ORDER BY datname",
-            &[],
-        )
-        .await
-        .map_err(|e| admin.error("list of databases", &e))?;
-    let mut out = Vec::new();
-    for row in rows {
-        let (database, comment): (String, Option<String>) = (row.get(0), row.get(1));
-        let marker = comment.as_deref().and_then(Marker::read);
-        // Killed between making and marking: ours by name, unmarked, and nothing in it.
-        let nameless = marker.is_none() && comment.is_none() && database.contains("_essrun_");
-        if (marker.is_none() && !nameless) || alive(&admin, &database).await? {
-            continue;
-        }
-        if nameless && !matches!(relations(&target.with_database(&database)).await, Ok(0)) {
-            continue;
-        }
-        out.push(Leftover {
-            database,
-            run: marker.as_ref().map(|m| m.run.clone()),
-            purpose: marker.as_ref().map(|m| m.purpose),
-            of: marker.as_ref().map(|m| m.of.clone()),
-            what: marker.as_ref().and_then(|m| m.what.clone()),
-            complete: marker.is_some_and(|m| m.complete),
-        });
-    }
-    Ok(out)
-}
-
-/// Drops one, after checking again that it is one.
-pub async fn drop_leftover(target: &Connection, maintenance_database: &str, leftover: &Leftover) -> Result<()> {
-    let admin = Session::open(&target.with_database(maintenance_database)).await?;
-    let still = list_leftovers(target, maintenance_database).await?;
-    if !still.contains(leftover) || !locked(&admin, &leftover.database).await? {
-        return Err(Error::refused(
-            format!("database `{}`", leftover.database),
-            "it is no leftover any more",
-            "list leftovers again",
-        ));
-    }
-    let dropped = drop_database(&admin, &leftover.database).await;
-    unlock(&admin, &leftover.database).await?;
-    dropped
-}
-
 /// Drops a database with whoever is connected to it. WITH (FORCE) is refused to a role that is no superuser when an
 /// autovacuum worker is at work there, which belongs to a superuser; without FORCE the server sends such workers away by
 /// itself, but leaves the sessions to us.
-async fn drop_database(admin: &Session, name: &str) -> Result<()> {
+pub(super) async fn drop_database(admin: &Session, name: &str) -> Result<()> {
     const DENIED: &str = "42501";
     let what = format!("drop database `{name}`");
     let drop = format!("DROP DATABASE IF EXISTS {}", quote_ident(name));

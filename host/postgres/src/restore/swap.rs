@@ -5,7 +5,8 @@
 //! connected to; sessions of others are a reason to refuse unless their end was asked for.
 
 use super::plan::limited;
-use super::scratch::{Restored, relations};
+use super::restored::Restored;
+use super::scratch::relations;
 use crate::connection::{Connection, Session};
 use crate::error::{Error, Result};
 use crate::names::{quote_ident, quote_literal};
@@ -63,10 +64,11 @@ pub async fn swap(target: &Connection, restored: &mut Restored, options: &SwapOp
         kept = Some(old);
     }
     rename.push_str(&format!(
-        "ALTER DATABASE {} RENAME TO {}; COMMENT ON DATABASE {} IS NULL; COMMIT",
+        "ALTER DATABASE {} RENAME TO {}; COMMENT ON DATABASE {} IS {}; COMMIT",
         quote_ident(&scratch),
         quote_ident(&live),
-        quote_ident(&live)
+        quote_ident(&live),
+        quote_literal(&restored.mark_in_service().comment())
     ));
     rights(restored, &scratch).await?;
     for again in [true, true, true, true, false] {

@@ -1,0 +1,91 @@
+//! Databases that a restore put in service: their comment says which.
+//!
+//! A restore of several databases can be stopped when some are in service and others are not. The one that goes on must
+//! know the first from any other database that stands in its way. The rows are not compared again: they were before the
+//! database was put in service, and whoever it serves may have written since.
+
+use super::journal::Origin;
+use super::plan::RestoreOptions;
+use crate::connection::Session;
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+
+const MARK: &str = "essrun restored ";
+
+/// Which restore it was, without the time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Marker {
+    backup: String,
+    /// Which database of the backup it is, as `component/label`.
+    of: String,
+    /// Digest of all that must be the same for a resume.
+    origin: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Dated {
+    at: String,
+    #[serde(flatten)]
+    marker: Marker,
+}
+
+impl Marker {
+    pub fn new(options: &RestoreOptions, prefix: &str, origin: &Origin) -> Marker {
+        Self::of(&options.run, prefix, origin)
+    }
+
+    pub fn of(run: &str, prefix: &str, origin: &Origin) -> Marker {
+        let text = serde_json::to_vec(origin).unwrap_or_default();
+        Marker {
+            backup: run.to_owned(),
+            of: prefix.to_owned(),
+            origin: blake3::hash(&text).to_hex().to_string(),
+        }
+    }
+
+    /// The comment, with the time of now.
+    pub fn comment(&self) -> String {
+        let dated = Dated {
+            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            marker: self.clone(),
+        };
+        format!("{MARK}{}", serde_json::to_string(&dated).unwrap_or_default())
+    }
+}
+
+/// Since when the database is in service, if this very restore put it there.
+pub(super) async fn since(admin: &Session, database: &str, marker: &Marker) -> Result<Option<String>> {
+    let row = admin
+        .query_opt(
+            "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
+             WHERE datname = $1::text::name",
+            &[&database],
+        )
+        .await
+        .map_err(|e| admin.error("look at the live database", &e))?;
+    let comment: Option<String> = row.and_then(|row| row.get(0));
+    let dated: Option<Dated> = comment
+        .as_deref()
+        .and_then(|text| text.strip_prefix(MARK))
+        .and_then(|text| serde_json::from_str(text).ok());
+    Ok(dated.filter(|d| &d.marker == marker).map(|d| {
+        // It is shown to people, and anybody who owns the database can write it.
+        d.at.chars().filter(|c| !c.is_control()).take(32).collect()
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_read_back() {
+        let origin = Origin::from([("backup".to_owned(), "b".to_owned())]);
+        let marker = Marker::of("b", "synapse/main", &origin);
+        let comment = marker.comment();
+        let dated: Dated = serde_json::from_str(comment.strip_prefix(MARK).unwrap()).unwrap();
+        assert_eq!(dated.marker, marker);
+        assert_ne!(marker, Marker::of("b", "synapse/main", &Origin::new()));
+        assert_ne!(marker, Marker::of("b", "synapse/state", &origin));
+    }
+}
