@@ -14,6 +14,9 @@ pub mod drill;
 pub mod error;
 pub mod exit;
 pub mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod incident;
 pub mod instant;
 pub mod keys;

@@ -11,6 +11,9 @@
 pub mod connection;
 pub mod dump;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod inspect;
 mod names;
 pub mod respond;

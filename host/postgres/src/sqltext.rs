@@ -187,15 +187,17 @@ pub(crate) fn closed(fragment: &str) -> Result<(), &'static str> {
     if fragment.contains('\0') {
         return Err("it holds a NUL character");
     }
-    let mut depth = 0u32;
+    // What is open: a bracket must not close a parenthesis, or `[1) … (2]` would look closed.
+    let mut open: Vec<u8> = Vec::new();
     let mut empty = true;
     for token in Tokens::new(fragment) {
         let token = token?;
         empty &= token.kind == Kind::Gap;
         match token.kind {
-            Kind::Char(b'(' | b'[') => depth += 1,
-            Kind::Char(b')' | b']') => {
-                depth = depth.checked_sub(1).ok_or("it closes a parenthesis it did not open")?;
+            Kind::Char(b'(') => open.push(b')'),
+            Kind::Char(b'[') => open.push(b']'),
+            Kind::Char(close @ (b')' | b']')) if open.pop() != Some(close) => {
+                return Err("it closes a parenthesis it did not open");
             }
             Kind::Char(b';') => return Err("it holds a semicolon"),
             Kind::Char(b'\\') => return Err("it holds a backslash outside a string"),
@@ -204,7 +206,7 @@ pub(crate) fn closed(fragment: &str) -> Result<(), &'static str> {
     }
     if empty {
         Err("it is empty")
-    } else if depth > 0 {
+    } else if !open.is_empty() {
         Err("it leaves a parenthesis open")
     } else {
         Ok(())
@@ -320,6 +322,7 @@ mod tests {
             "SELECT E'\\'",
             "SELECT 1 \\g",
             "SELECT 1\0",
+            "SELECT x[1) UNION SELECT (2]",
         ] {
             assert!(closed(bad).is_err(), "{bad}");
         }

@@ -7,6 +7,7 @@ use crate::core::{Core, now};
 use crate::manifest::Manifest;
 use crate::signed::{self, Kind};
 use crate::{Annotation, BackupId, RepositoryError, envelope, names};
+use bytes::Bytes;
 use essrun_artifact::KeepError;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,30 @@ pub(crate) async fn write(
     Ok(())
 }
 
+pub(crate) fn parse(
+    core: &Core,
+    manifest: &Manifest,
+    object: &str,
+    bytes: &Bytes,
+) -> Result<Annotation, RepositoryError> {
+    let document = signed::read(object, Kind::Annotation, bytes)?;
+    let claim: Claim = document.trusted(&core.trusted)?;
+    let fits = claim.repository == core.config.id
+        && claim.backup == manifest.claim.backup
+        && claim.manifest == hex::encode(manifest.hash);
+    if !fits {
+        return Err(RepositoryError::damaged(object, "it was written for another backup"));
+    }
+    let plain = envelope::open(object, &core.identities, &document.payload, LIMIT)?;
+    Ok(Annotation {
+        backup: claim.backup,
+        kind: claim.kind,
+        created_at: claim.created_at,
+        writer: document.signer.id(),
+        body: serde_json::from_slice(&plain).map_err(|e| RepositoryError::damaged(object, e.to_string()))?,
+    })
+}
+
 /// Those with a good signature, oldest first. A foreign or damaged one is left out with a warning: it proves nothing.
 pub(crate) async fn read(core: &Core, manifest: &Manifest) -> Result<Vec<Annotation>, RepositoryError> {
     let mut all = Vec::new();
@@ -70,27 +95,8 @@ pub(crate) async fn read(core: &Core, manifest: &Manifest) -> Result<Vec<Annotat
         .list(&format!("annotations/{}", manifest.claim.backup))
         .await?
     {
-        let object = info.name.as_str();
         let bytes = core.store.get(&info.name).await?;
-        let read = || -> Result<Annotation, RepositoryError> {
-            let document = signed::read(object, Kind::Annotation, &bytes)?;
-            let claim: Claim = document.trusted(&core.trusted)?;
-            let fits = claim.repository == core.config.id
-                && claim.backup == manifest.claim.backup
-                && claim.manifest == hex::encode(manifest.hash);
-            if !fits {
-                return Err(RepositoryError::damaged(object, "it was written for another backup"));
-            }
-            let plain = envelope::open(object, &core.identities, &document.payload, LIMIT)?;
-            Ok(Annotation {
-                backup: claim.backup,
-                kind: claim.kind,
-                created_at: claim.created_at,
-                writer: document.signer.id(),
-                body: serde_json::from_slice(&plain).map_err(|e| RepositoryError::damaged(object, e.to_string()))?,
-            })
-        };
-        match read() {
+        match parse(core, manifest, info.name.as_str(), &bytes) {
             Ok(annotation) => all.push(annotation),
             Err(e) => tracing::warn!(error = %e, "an annotation is left out"),
         }

@@ -27,7 +27,7 @@ pub(crate) struct Config {
 
 /// The claim of a writer's card.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Card {
+pub(crate) struct Card {
     repository: String,
     writer: WriterPublic,
     added_at: i64,

@@ -10,6 +10,7 @@ use crate::names::{self, Hash};
 use crate::signed::{self, Kind};
 use crate::write::Lease;
 use crate::{BackupId, RepositoryError};
+use bytes::Bytes;
 use essrun_store::{ObjectName, Outcome};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -130,11 +131,19 @@ async fn missing_of(core: &Core, manifest: &Manifest) -> Result<Vec<String>, Rep
 }
 
 async fn read(core: &Core, object: &ObjectName, set_at: i64) -> Result<(WriterId, Tombstone), RepositoryError> {
-    let bytes = core.store.get(object).await?;
+    parse(core, object, &core.store.get(object).await?, set_at)
+}
+
+pub(crate) fn parse(
+    core: &Core,
+    object: &ObjectName,
+    bytes: &Bytes,
+    set_at: i64,
+) -> Result<(WriterId, Tombstone), RepositoryError> {
     let bad = |why: &str| RepositoryError::damaged(object, why);
     let (writer, sequence) = names::parse_sequenced(object.as_str(), "tombstones", "tombstone")
         .ok_or_else(|| bad("its name is not one of a tombstone"))?;
-    let claim: Claim = signed::read(object.as_str(), Kind::Tombstone, &bytes)?.trusted(&core.trusted)?;
+    let claim: Claim = signed::read(object.as_str(), Kind::Tombstone, bytes)?.trusted(&core.trusted)?;
     if claim.repository != core.config.id || claim.sequence != sequence {
         return Err(bad("it was set for another backup"));
     }

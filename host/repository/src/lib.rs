@@ -22,6 +22,9 @@ mod cutter;
 mod envelope;
 mod error;
 mod forget;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod hostile;
 mod index_object;

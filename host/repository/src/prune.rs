@@ -22,6 +22,7 @@ use crate::names::{self, IndexName};
 use crate::signed::{self, Kind};
 use crate::write::LeaseClaim;
 use crate::{RepositoryError, read, revision};
+use bytes::Bytes;
 use essrun_store::{ObjectInfo, ObjectName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -38,7 +39,7 @@ struct Claim {
 }
 
 /// A prune object with a trusted signature.
-struct Mark {
+pub(crate) struct Mark {
     object: ObjectName,
     /// When it was written, by the store's clock.
     set_at: i64,
@@ -76,20 +77,25 @@ pub struct PruneReport {
     pub kept: Vec<String>,
 }
 
+pub(crate) fn parse(core: &Core, object: ObjectName, bytes: &Bytes, set_at: i64) -> Result<Mark, RepositoryError> {
+    let claim: Claim = signed::read(object.as_str(), Kind::Prune, bytes)?.trusted(&core.trusted)?;
+    if claim.repository != core.config.id {
+        return Err(RepositoryError::damaged(object, "it is of another repository"));
+    }
+    Ok(Mark {
+        object,
+        set_at,
+        planned_at: claim.planned_at,
+        objects: claim.objects.into_iter().collect(),
+    })
+}
+
 async fn marks(core: &Core) -> Result<Vec<Mark>, RepositoryError> {
     let mut all = Vec::new();
     for info in core.store.list("prunes").await? {
         let bytes = core.store.get(&info.name).await?;
-        let claim = signed::read(info.name.as_str(), Kind::Prune, &bytes)
-            .and_then(|document| document.trusted::<Claim>(&core.trusted));
-        match claim {
-            Ok(claim) if claim.repository == core.config.id => all.push(Mark {
-                object: info.name,
-                set_at: info.modified_unix_seconds,
-                planned_at: claim.planned_at,
-                objects: claim.objects.into_iter().collect(),
-            }),
-            Ok(_) => tracing::warn!(object = %info.name, "a prune of another repository is ignored"),
+        match parse(core, info.name, &bytes, info.modified_unix_seconds) {
+            Ok(mark) => all.push(mark),
             Err(e) => tracing::warn!(error = %e, "a prune object is ignored"),
         }
     }

@@ -72,7 +72,7 @@ pub(crate) async fn places(core: &Core) -> Result<BTreeMap<Place, BTreeMap<u64, 
     Ok(all)
 }
 
-fn parse(core: &Core, object: &ObjectName, bytes: &Bytes) -> Result<Revision, RepositoryError> {
+pub(crate) fn parse(core: &Core, object: &ObjectName, bytes: &Bytes) -> Result<Revision, RepositoryError> {
     let bad = |why: &str| RepositoryError::damaged(object, why);
     let place = names::parse_revision(object.as_str()).ok_or_else(|| bad("its name is not one of a revision"))?;
     let document = signed::read(object.as_str(), Kind::Revision, bytes)?;

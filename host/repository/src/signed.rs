@@ -79,16 +79,21 @@ pub(crate) fn write(
     key: &WriterKey,
 ) -> Result<Bytes, RepositoryError> {
     let json = serde_json::to_vec(claim).map_err(|e| RepositoryError::Internal(e.to_string()))?;
+    Ok(sign(kind, &json, payload, key))
+}
+
+/// Writes a document around a claim that is text already.
+pub(crate) fn sign(kind: Kind, json: &[u8], payload: &[u8], key: &WriterKey) -> Bytes {
     let payload_hash = hex::encode(sha256(payload));
-    let signature = key.sign(&message(kind.title(), &json, &payload_hash));
+    let signature = key.sign(&message(kind.title(), json, &payload_hash));
     let mut out = BytesMut::with_capacity(json.len() + payload.len() + 512);
     out.put_slice(kind.title().as_bytes());
     out.put_u8(b'\n');
-    out.put_slice(&json);
+    out.put_slice(json);
     let line = format!("\ned25519 {} {payload_hash} {}\n", key.public(), hex::encode(signature));
     out.put_slice(line.as_bytes());
     out.put_slice(payload);
-    Ok(out.freeze())
+    out.freeze()
 }
 
 fn take_line(rest: &mut Bytes) -> Option<Bytes> {

@@ -18,6 +18,9 @@ mod engine;
 mod error;
 mod examine;
 mod exports;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod limits;
 mod log;

@@ -74,7 +74,7 @@ pub struct Retention {
 /// Two ways to say it: a boolean with reasons, or a set of reasons against it, which is how rules of several files are
 /// put together. Where both are given, both must agree.
 #[derive(Deserialize)]
-struct Allowed {
+pub(crate) struct Allowed {
     allow: Option<bool>,
     deny: Option<Vec<String>>,
     #[serde(default)]
@@ -82,7 +82,7 @@ struct Allowed {
 }
 
 #[derive(Deserialize)]
-struct Judged {
+pub(crate) struct Judged {
     suspect: Suspicion,
     #[serde(default)]
     reasons: Vec<String>,
@@ -91,13 +91,13 @@ struct Judged {
 /// A boolean, or the reasons, of which none means that nothing is odd.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Suspicion {
+pub(crate) enum Suspicion {
     Said(bool),
     Listed(Vec<String>),
 }
 
 #[derive(Deserialize)]
-struct Kept {
+pub(crate) struct Kept {
     keep: BTreeMap<String, Vec<String>>,
 }
 
@@ -183,54 +183,12 @@ impl Policy {
 
     /// Is this result normal? Without an answer it is suspect.
     pub async fn judge_result(&self, input_json: &str) -> Judgement {
-        match self.answer::<Judged>(Question::JudgeResult, input_json).await {
-            Ok(Judged { suspect, mut reasons }) => {
-                let suspect = match suspect {
-                    Suspicion::Said(suspect) => suspect,
-                    Suspicion::Listed(listed) => {
-                        let any = !listed.is_empty();
-                        reasons.extend(listed);
-                        any
-                    }
-                };
-                Judgement {
-                    suspect,
-                    reasons: cleaned(reasons),
-                    failure: None,
-                }
-            }
-            Err(failure) => Judgement {
-                suspect: true,
-                reasons: Vec::new(),
-                failure: Some(failure),
-            },
-        }
+        judged(self.answer(Question::JudgeResult, input_json).await)
     }
 
     /// Which of `backups` are kept, and why? Without an answer, all. Ids the policy invents are a fault, and keep all.
     pub async fn retention(&self, backups: &BTreeSet<String>, input_json: &str) -> Retention {
-        let kept = match self.answer::<Kept>(Question::Retention, input_json).await {
-            Ok(Kept { keep }) => match keep.keys().find(|id| !backups.contains(*id)) {
-                // One wrong id means that the policy talks of another list: then nothing it left out may go.
-                Some(id) => Err(format!("it names the backup {:?}, which does not exist", line(id, 100))),
-                None => Ok(keep),
-            },
-            Err(failure) => Err(failure),
-        };
-        match kept {
-            Ok(keep) => {
-                let keep = keep.into_iter().map(|(id, reasons)| (id, cleaned(reasons))).collect();
-                Retention { keep, failure: None }
-            }
-            Err(failure) => {
-                let why = vec!["the policy gave no answer".to_owned()];
-                let keep = backups.iter().map(|id| (id.clone(), why.clone())).collect();
-                Retention {
-                    keep,
-                    failure: Some(failure),
-                }
-            }
-        }
+        retained(backups, self.answer(Question::Retention, input_json).await)
     }
 
     /// Runs the tests among the scripts.
@@ -244,49 +202,12 @@ impl Policy {
     }
 
     async fn decide(&self, question: Question, input_json: &str) -> Decision {
-        let answer = match self.answer::<Allowed>(question, input_json).await {
-            Ok(Allowed {
-                allow: None,
-                deny: None,
-                ..
-            }) => Err(format!(
-                "policy {}: its answer to {question:?} has neither `allow` nor `deny`",
-                self.name
-            )),
-            other => other,
-        };
-        match answer {
-            Ok(Allowed {
-                allow,
-                deny,
-                mut reasons,
-            }) => {
-                let against = deny.unwrap_or_default();
-                let allowed = allow != Some(false) && against.is_empty();
-                reasons.extend(against);
-                Decision {
-                    allowed,
-                    reasons: cleaned(reasons),
-                    failure: None,
-                }
-            }
-            Err(failure) => Decision {
-                allowed: false,
-                reasons: Vec::new(),
-                failure: Some(failure),
-            },
-        }
+        decided(&self.name, question, self.answer(question, input_json).await)
     }
 
     async fn answer<T: for<'de> Deserialize<'de>>(&self, question: Question, input_json: &str) -> Result<T, String> {
         let text = self.evaluate(question, input_json).await.map_err(|e| e.to_string())?;
-        serde_json::from_str(&text).map_err(|e| {
-            format!(
-                "policy {}: its answer to {question:?} has not the documented shape: {}",
-                self.name,
-                line(&e.to_string(), 300)
-            )
-        })
+        shaped(&self.name, question, &text)
     }
 
     /// The answer as it came, for a person who wants to see it. Decisions are the other functions'.
@@ -305,6 +226,100 @@ impl Policy {
             name: self.name.to_string(),
             call,
             text: paragraph(&line_by_line(&text)),
+        }
+    }
+}
+
+/// An answer's text in the shape its question has.
+pub(crate) fn shaped<T: for<'de> Deserialize<'de>>(policy: &str, question: Question, text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|e| {
+        format!(
+            "policy {policy}: its answer to {question:?} has not the documented shape: {}",
+            line(&e.to_string(), 300)
+        )
+    })
+}
+
+pub(crate) fn decided(policy: &str, question: Question, answer: Result<Allowed, String>) -> Decision {
+    let answer = match answer {
+        Ok(Allowed {
+            allow: None,
+            deny: None,
+            ..
+        }) => Err(format!(
+            "policy {policy}: its answer to {question:?} has neither `allow` nor `deny`"
+        )),
+        other => other,
+    };
+    match answer {
+        Ok(Allowed {
+            allow,
+            deny,
+            mut reasons,
+        }) => {
+            let against = deny.unwrap_or_default();
+            let allowed = allow != Some(false) && against.is_empty();
+            reasons.extend(against);
+            Decision {
+                allowed,
+                reasons: cleaned(reasons),
+                failure: None,
+            }
+        }
+        Err(failure) => Decision {
+            allowed: false,
+            reasons: Vec::new(),
+            failure: Some(failure),
+        },
+    }
+}
+
+pub(crate) fn judged(answer: Result<Judged, String>) -> Judgement {
+    match answer {
+        Ok(Judged { suspect, mut reasons }) => {
+            let suspect = match suspect {
+                Suspicion::Said(suspect) => suspect,
+                Suspicion::Listed(listed) => {
+                    let any = !listed.is_empty();
+                    reasons.extend(listed);
+                    any
+                }
+            };
+            Judgement {
+                suspect,
+                reasons: cleaned(reasons),
+                failure: None,
+            }
+        }
+        Err(failure) => Judgement {
+            suspect: true,
+            reasons: Vec::new(),
+            failure: Some(failure),
+        },
+    }
+}
+
+pub(crate) fn retained(backups: &BTreeSet<String>, answer: Result<Kept, String>) -> Retention {
+    let kept = match answer {
+        Ok(Kept { keep }) => match keep.keys().find(|id| !backups.contains(*id)) {
+            // One wrong id means that the policy talks of another list: then nothing it left out may go.
+            Some(id) => Err(format!("it names the backup {:?}, which does not exist", line(id, 100))),
+            None => Ok(keep),
+        },
+        Err(failure) => Err(failure),
+    };
+    match kept {
+        Ok(keep) => {
+            let keep = keep.into_iter().map(|(id, reasons)| (id, cleaned(reasons))).collect();
+            Retention { keep, failure: None }
+        }
+        Err(failure) => {
+            let why = vec!["the policy gave no answer".to_owned()];
+            let keep = backups.iter().map(|id| (id.clone(), why.clone())).collect();
+            Retention {
+                keep,
+                failure: Some(failure),
+            }
         }
     }
 }

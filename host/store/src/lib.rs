@@ -17,6 +17,9 @@
 mod elected;
 mod error;
 mod faulty;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod inspect;
 mod leftovers;
 mod name;

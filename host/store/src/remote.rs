@@ -43,7 +43,7 @@ impl Creation {
     }
 
     /// Reads a record; lines after the second are left over from trials.
-    fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         [Creation::Conditional, Creation::Elected]
             .into_iter()
             .find(|c| bytes.starts_with(c.record().as_bytes()))

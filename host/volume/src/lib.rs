@@ -23,6 +23,9 @@
 
 pub mod archive;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod listing;
 mod path;
 mod pattern;

@@ -83,6 +83,17 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("PGGSSENCMODE", "gssencmode"),
 ];
 
+/// A connection string as far as it is read without looking at anything else, for fuzzers; and the files beside it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_parse(text: &str) {
+    if let Ok(params) = parse::parse(text) {
+        assert!(params.len() <= text.len());
+    }
+    if let Some(params) = parse::service(text, "a") {
+        assert!(text.contains("[a]") && params.len() <= text.len());
+    }
+}
+
 impl Connection {
     /// From a libpq URI or `keyword=value` words. Missing parameters come from the service it names, then from the
     /// environment (`PGHOST` …), then from the password file.

@@ -138,6 +138,29 @@ pub(super) fn post_data(all: Vec<Statement>, tables: &HashSet<TableName>) -> Pos
     out
 }
 
+/// A script sorted as a restore sorts it, for fuzzers: nothing of it may get lost.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_definitions(bytes: &[u8]) {
+    let settings = HashSet::from(["default_tablespace".to_owned()]);
+    let filter = Filter {
+        owners: true,
+        privileges: true,
+        settings: &settings,
+    };
+    let Ok(kept) = script("x", bytes, &filter) else { return };
+    let tables: HashSet<TableName> = kept.iter().filter_map(subject).map(|(table, _)| table).collect();
+    let count = kept.len();
+    let sorted = post_data(kept, &tables);
+    let later = sorted.later.iter().map(|l| match l {
+        Later::One(_) => 1,
+        Later::ForeignKeys(keys) => keys.len(),
+    });
+    // A constraint may become two: an index, and what takes it over.
+    let after = sorted.after.values().map(|a| a.builds.len() + a.finish.len());
+    let all = sorted.settings.len() + later.sum::<usize>() + after.sum::<usize>();
+    assert!(all >= count, "a statement got lost: {all} of {count}");
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum What {
     Index,

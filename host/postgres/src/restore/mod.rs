@@ -11,6 +11,8 @@
 mod build;
 mod checks;
 mod definitions;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use definitions::fuzz_definitions;
 mod journal;
 mod leftovers;
 mod load;

@@ -4,6 +4,8 @@ mod fetch;
 mod stream;
 
 pub(crate) use fetch::{Fetcher, Pick, Run};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use stream::ContentStream;
 pub(crate) use stream::RefReader;
 
 use crate::core::Core;
@@ -37,8 +39,12 @@ impl std::fmt::Debug for OpenBackup {
 /// Reads a list of needed objects; every line's hash must be the one in the object's name.
 pub(crate) async fn read_list(core: &Core, list: &ListName) -> Result<Vec<String>, RepositoryError> {
     let object = list.object()?;
-    let bytes = core.get_summed(&object).await?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| RepositoryError::damaged(&object, "it is no text"))?;
+    parse_list(object.as_str(), &core.get_summed(&object).await?)
+}
+
+/// The names on a list.
+pub(crate) fn parse_list(object: &str, bytes: &[u8]) -> Result<Vec<String>, RepositoryError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| RepositoryError::damaged(object, "it is no text"))?;
     let parse = |line: &str| {
         let (hash, name) = line.split_once("  ")?;
         let sum = names::sum_in_name(name)?;
@@ -46,7 +52,7 @@ pub(crate) async fn read_list(core: &Core, list: &ListName) -> Result<Vec<String
     };
     text.lines()
         .filter(|line| !line.is_empty())
-        .map(|line| parse(line).ok_or_else(|| RepositoryError::damaged(&object, "a line of it is not `hash  object`")))
+        .map(|line| parse(line).ok_or_else(|| RepositoryError::damaged(object, "a line of it is not `hash  object`")))
         .collect()
 }
 

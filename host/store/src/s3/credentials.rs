@@ -137,6 +137,12 @@ fn from_file(path: &Path, profile: &str) -> Result<Keys, Refusal> {
     })
 }
 
+/// A file of credentials, for fuzzers.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_credentials(text: &str, profile: &str) -> Result<(), String> {
+    parse(text, profile).map(drop)
+}
+
 /// The profile's keys out of the file's text. What is wrong is said without quoting any of it.
 fn parse(text: &str, profile: &str) -> Result<Keys, String> {
     let (mut here, mut seen) = (false, false);

@@ -9,6 +9,8 @@
 //! behind that is paid for and never seen, as parts of an unfinished upload are.
 
 mod credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use credentials::fuzz_credentials;
 mod inspect;
 mod lock;
 
