@@ -65,8 +65,13 @@ impl Rewriting {
         for note in &r.left_alone {
             t.push_str(&format!("left alone: {note}\n"));
         }
+        match (r.annotations.len(), r.done) {
+            (0, _) => {}
+            (n, true) => t.push_str(&format!("{n} notes beside backups sealed anew\n")),
+            (n, false) => t.push_str(&format!("{n} notes beside backups would be sealed anew\n")),
+        }
         let (packs, backups) = (r.packs.len(), r.backups.len());
-        t.push_str(&match (r.done, packs + backups) {
+        t.push_str(&match (r.done, packs + backups + r.annotations.len()) {
             (_, 0) => "nothing to do\n".to_owned(),
             (true, _) => format!(
                 "{packs} packs written anew for {backups} backups, {} bytes stored; `essrun prune` frees the old ones \

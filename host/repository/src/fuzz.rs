@@ -186,7 +186,7 @@ pub fn annotation(data: &[u8]) {
     let (here, (claim, plain)) = (place(), split(data));
     let sealed = envelope::seal(&here.recipients, plain, 1).unwrap();
     let bytes = signed::sign(Kind::Annotation, &claim, &sealed.bytes, &here.key);
-    if let Ok(read) = annotation::parse(&here.core, &here.manifest, "x", &bytes) {
+    if let Ok(read) = annotation::parse(&here.core, &here.manifest, object("x"), &bytes) {
         assert_eq!(read.backup, here.manifest.claim.backup);
         assert_eq!(Some(read.body), serde_json::from_slice(plain).ok());
     }

@@ -21,7 +21,7 @@ use crate::manifest::{self, Manifest};
 use crate::names::{self, IndexName};
 use crate::signed::{self, Kind};
 use crate::write::LeaseClaim;
-use crate::{RepositoryError, read, revision};
+use crate::{BackupId, RepositoryError, annotation, read, revision};
 use bytes::Bytes;
 use essrun_store::{ObjectInfo, ObjectName};
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,7 @@ struct View {
     live: HashSet<String>,
     /// Needed by these or by backups forgotten less than the grace time ago.
     protected: HashSet<String>,
-    /// Manifests forgotten longer ago, then revisions that went with them or were long superseded.
+    /// Manifests forgotten longer ago, then revisions and annotations that went with them or were long superseded.
     dead: Vec<ObjectName>,
     marks: Vec<Mark>,
     running: Vec<(String, i64)>,
@@ -179,6 +179,7 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
     let revisions = revision::places(core).await?;
     let (mut live, mut protected, mut dead) = (HashSet::new(), HashSet::new(), Vec::new());
     let mut counts: BTreeMap<(WriterId, u64), u64> = BTreeMap::new();
+    let mut manifests = Vec::new();
     for (object, manifest) in manifest::read_all(core).await? {
         // A manifest that cannot be read might need anything: then nothing is deleted.
         let manifest = manifest.map_err(|e| RepositoryError::Refused {
@@ -198,7 +199,12 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
             continue;
         }
         counts.insert(place, manifest.revision.as_ref().map_or(0, |r| r.number));
+        manifests.push(manifest);
     }
+    let kept: HashSet<&BackupId> = manifests.iter().map(|m| &m.claim.backup).collect();
+    let buried = tombstones.values().map(|t| &t.claim.backup);
+    let buried = buried.filter(|b| !kept.contains(b)).cloned().collect();
+    dead.extend(annotation::dead(core, &manifests, &buried, now.saturating_sub(grace)).await?);
     // A revision goes with its manifest, or when a later one has counted for the grace time.
     for (place, revisions) in revisions {
         let number = counts.get(&place).copied();
@@ -358,7 +364,7 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
         }
         let Some(info) = view.there.get(name) else { continue };
         if bound.contains(name) || !let_go(core, &info.name).await? {
-            if dead {
+            if dead && names::parse_sequenced(name, "manifests", "manifest").is_some() {
                 bound.extend(needed_by(core, &info.name).await?);
             }
             report.kept.push(name.clone());

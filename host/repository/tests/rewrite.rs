@@ -202,6 +202,101 @@ async fn rekeyed_contents_open_to_the_new_recipient_only_and_never_to_the_writer
     assert!(again.packs.is_empty() && again.backups.is_empty(), "{again:?}");
 }
 
+/// Objects of which an identity opens something, with age itself.
+fn opens(place: &Place, identity: &NewIdentity) -> Vec<String> {
+    let file = place.dir.path().join(format!("{}.txt", identity.recipient()));
+    if !file.exists() {
+        identity.save(&file).unwrap();
+    }
+    let mut found = Vec::new();
+    for path in place.objects("") {
+        let bytes = std::fs::read(&path).unwrap();
+        let magic = b"age-encryption.org/v1\n";
+        let Some(at) = bytes.windows(magic.len()).position(|w| w == magic) else {
+            continue;
+        };
+        let sealed = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(sealed.path(), &bytes[at..]).unwrap();
+        let opened = std::process::Command::new("age")
+            .args(["-d", "-i", file.to_str().unwrap(), sealed.path().to_str().unwrap()])
+            .output()
+            .unwrap();
+        if opened.status.success() {
+            found.push(path.strip_prefix(place.root()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rekey_seals_what_was_noted_beside_backups_anew_and_leaves_only_manifests() {
+    let place = Place::new().await;
+    let repository = place.writing().await;
+    let gone = backup(&repository, &[("s/t", &rows(90_000, 500))]).await.unwrap();
+    let kept = backup(&repository, &[("s/t", &rows(1, 500))]).await.unwrap();
+    for id in [&gone.id, &kept.id] {
+        let note = serde_json::json!({"passed": false, "why": "the room of Alice is missing"});
+        repository.annotate(id, "drill", note).await.unwrap();
+    }
+    repository
+        .annotate(&kept.id, "suspect", serde_json::json!({"reason": "few rows"}))
+        .await
+        .unwrap();
+    let before = repository.annotations(&kept.id).await.unwrap();
+    repository.forget(&gone.id, "a test").await.unwrap();
+    let old = opens(&place, &place.identity);
+    assert_eq!(old.iter().filter(|o| o.starts_with("annotations/")).count(), 3);
+
+    let new = NewIdentity::generate();
+    let both = Access {
+        recipients: Recipients::parse([new.recipient()]).unwrap(),
+        ..place.as_both("both")
+    };
+    let both = Repository::open(place.store(), both).await.unwrap();
+    let rekey = async |confirm| {
+        both.rewrite(Rewrite::Rekey, confirm, &PlainArtifacts, &NoProgress)
+            .await
+            .unwrap()
+    };
+    let plan = rekey(false).await;
+    assert_eq!(
+        plan.annotations.len(),
+        2,
+        "those of the forgotten one go with it: {plan:?}"
+    );
+    assert_eq!(place.objects("annotations").len(), 3, "planning changes nothing");
+    rekey(true).await;
+    let again = rekey(true).await;
+    assert!(again.annotations.is_empty() && again.packs.is_empty(), "{again:?}");
+    // Said once, by the same words and of the same time.
+    let words = |all: &[Annotation]| -> Vec<_> {
+        let mut all: Vec<_> = all
+            .iter()
+            .map(|a| (a.kind.clone(), a.created_at, a.writer.clone(), a.body.to_string()))
+            .collect();
+        all.sort();
+        all
+    };
+    let reader = Access {
+        identities: vec![new.identity()],
+        ..place.as_reader("new")
+    };
+    let reader = Repository::open(place.store(), reader).await.unwrap();
+    assert_eq!(words(&reader.annotations(&kept.id).await.unwrap()), words(&before));
+    prune_all(&both).await;
+    assert_eq!(place.objects("annotations").len(), 2);
+    assert_eq!(words(&reader.annotations(&kept.id).await.unwrap()), words(&before));
+    // What is written once and signed in a chain stays: docs/THREATS.md says so.
+    let left = opens(&place, &place.identity);
+    assert_eq!(
+        left,
+        [format!("manifests/{}/0000000002.manifest", place.writer.id())],
+        "the old identity opens more than that"
+    );
+    assert!(opens(&place, &new).iter().any(|o| o.starts_with("annotations/")));
+    assert_eq!(good(&reader).await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_writer_key_goes_on_with_the_chain_and_the_chunks() {
     let place = Place::new().await;

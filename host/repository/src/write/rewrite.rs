@@ -22,7 +22,7 @@ use crate::manifest::{self, Manifest};
 use crate::names::{self, Hash, IndexName, PackName};
 use crate::read::{Fetcher, Pick, Run};
 use crate::revision::{self, Draft, Reason};
-use crate::{BackupId, OpenBackup, RepositoryError, forget, read, sync};
+use crate::{BackupId, OpenBackup, RepositoryError, annotation, forget, read, sync};
 use essrun_artifact::{BackupReader, ChunkRef, Domain, Progress};
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -62,6 +62,8 @@ pub struct RewriteReport {
     pub packs: Vec<PackToRewrite>,
     /// Backups that get a revision.
     pub backups: Vec<BackupId>,
+    /// Annotation objects whose words are sealed anew.
+    pub annotations: Vec<String>,
     /// What is left alone, and why.
     pub left_alone: Vec<String>,
     /// Whether it was done, or only planned.
@@ -176,6 +178,7 @@ pub(crate) async fn rewrite(
     if !confirm {
         let ours = work.ours().await?;
         work.choose(&ours).await?;
+        work.annotations(false).await?;
         return Ok(work.report);
     }
     // First be seen, then look: as a backup does.
@@ -185,6 +188,7 @@ pub(crate) async fn rewrite(
     let replaced = work.write_packs(progress).await?;
     lease.still_held()?;
     work.revise(&replaced).await?;
+    work.annotations(true).await?;
     lease.end().await;
     work.report.done = true;
     Ok(work.report)
@@ -494,6 +498,41 @@ impl Work<'_> {
             bytes += u64::from(place.bytes);
         }
         runs
+    }
+
+    /// What this writer said beside backups, its own and others', and sealed to others than the recipients of today.
+    async fn annotations(&mut self, confirm: bool) -> Result<(), RepositoryError> {
+        if !matches!(self.what, Rewrite::Rekey) {
+            return Ok(());
+        }
+        let core = self.core.clone();
+        let own = core.own_writers();
+        let (tombstones, _) = forget::read_all(&core).await?;
+        for (_, manifest) in manifest::read_all(&core).await? {
+            let Ok(manifest) = manifest else { continue };
+            // What was said of a forgotten backup goes with it.
+            if forget::is_forgotten(&tombstones, &manifest) {
+                continue;
+            }
+            for note in annotation::notes(&core, &manifest).await? {
+                if note.is_current(&core)? {
+                    continue;
+                }
+                if !own.contains(&note.signer) {
+                    let text = format!(
+                        "{} is of writer {}: run this with that writer's key",
+                        note.object, note.signer
+                    );
+                    self.report.left_alone.push(text);
+                    continue;
+                }
+                if confirm {
+                    annotation::seal_anew(&core, &manifest, &note).await?;
+                }
+                self.report.annotations.push(note.object.to_string());
+            }
+        }
+        Ok(())
     }
 
     /// Writes the revisions, one backup after the other.
