@@ -66,9 +66,9 @@ pub async fn estimate(
     database_bytes: u64,
     file_bytes: u64,
 ) -> Result<Option<Estimate>, PipelineError> {
-    let backups = repository.backups().await.map_err(PipelineError::repository)?;
-    for summary in backups.iter().rev().take(LOOKED_AT) {
-        let Some(note) = repo::last_drill(repository, summary).await? else {
+    let backups = repository.backups_annotated().await;
+    for (summary, notes) in backups.map_err(PipelineError::repository)?.iter().rev().take(LOOKED_AT) {
+        let Some(note) = repo::drill_note(notes)? else {
             continue;
         };
         let seconds = note

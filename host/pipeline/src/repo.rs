@@ -130,13 +130,14 @@ pub struct DrillNote {
 pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
     let repository = open_to_read(pipeline, &[]).await?;
     let mut listed = Vec::new();
-    for summary in repository.backups().await.map_err(PipelineError::repository)? {
+    let backups = repository.backups_annotated().await;
+    for (summary, notes) in backups.map_err(PipelineError::repository)? {
         let Standing {
             state,
             suspect,
             body,
             drill,
-        } = Standing::of(&repository, &summary).await?;
+        } = Standing::with(&summary, &notes)?;
         listed.push(Listed {
             id: summary.id.to_string(),
             taken_at: body.as_ref().map_or(summary.created_at, |b| b.started_at),
@@ -160,18 +161,6 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
         });
     }
     Ok(listed)
-}
-
-/// The newest drill of a backup.
-pub(crate) async fn last_drill(
-    repository: &Repository,
-    summary: &BackupSummary,
-) -> Result<Option<DrillNote>, PipelineError> {
-    let notes = repository
-        .annotations(&summary.id)
-        .await
-        .map_err(PipelineError::repository)?;
-    drill_note(&notes)
 }
 
 /// The newest drill among a backup's annotations. Of several in one second a failed one counts: which came last is not

@@ -63,8 +63,9 @@ pub async fn consider(
         }
     };
     let (mut candidates, mut backups) = (Vec::new(), Vec::new());
-    for summary in repository.backups().await.map_err(PipelineError::repository)? {
-        let standing = Standing::of(repository, &summary).await?;
+    let all = repository.backups_annotated().await;
+    for (summary, notes) in all.map_err(PipelineError::repository)? {
+        let standing = Standing::with(&summary, &notes)?;
         backups.push(input::Backup::known(&summary, &standing));
         candidates.push(Candidate {
             created_at: summary.created_at,

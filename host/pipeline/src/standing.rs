@@ -38,15 +38,20 @@ pub struct Standing {
 impl Standing {
     /// Asks the repository.
     pub async fn of(repository: &Repository, summary: &BackupSummary) -> Result<Standing, PipelineError> {
-        let body = match summary.body {
-            Some(_) => Some(repo::body(summary)?),
-            None => None,
-        };
         let notes = repository
             .annotations(&summary.id)
             .await
             .map_err(PipelineError::repository)?;
-        Standing::from_notes(body, &notes)
+        Standing::with(summary, &notes)
+    }
+
+    /// Of one whose annotations are at hand: for lists, which ask for all at once.
+    pub fn with(summary: &BackupSummary, notes: &[Annotation]) -> Result<Standing, PipelineError> {
+        let body = match summary.body {
+            Some(_) => Some(repo::body(summary)?),
+            None => None,
+        };
+        Standing::from_notes(body, notes)
     }
 
     /// Of a result that is about to be committed.

@@ -10,6 +10,7 @@
 use crate::core::{Core, now};
 use crate::keys::{Recipients, WriterId, WriterKey};
 use crate::manifest::Manifest;
+use crate::names::Hash;
 use crate::signed::{self, Kind};
 use crate::{Annotation, BackupId, RepositoryError, envelope, names};
 use bytes::Bytes;
@@ -20,19 +21,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const LIMIT: usize = 4 << 20;
 
-#[derive(Serialize, Deserialize)]
-struct Claim {
-    repository: String,
-    backup: BackupId,
-    manifest: String,
-    kind: String,
-    created_at: i64,
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub repository: String,
+    pub backup: BackupId,
+    pub manifest: String,
+    pub kind: String,
+    pub created_at: i64,
     /// Whom it is sealed to, see [`tag`]. Not in those of the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    sealed_to: Option<String>,
+    pub sealed_to: Option<String>,
     /// The annotation object it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    replaces: Option<String>,
+    pub replaces: Option<String>,
 }
 
 /// Equal for equal recipients, and telling nothing to who does not hold the key that chunks are named by.
@@ -104,17 +105,20 @@ async fn put(
 pub(crate) struct Note {
     pub object: ObjectName,
     pub signer: WriterId,
-    claim: Claim,
+    pub claim: Claim,
     payload: Bytes,
 }
 
 /// Reads an annotation of this manifest.
-fn note(core: &Core, manifest: &Manifest, object: ObjectName, bytes: &Bytes) -> Result<Note, RepositoryError> {
+pub(crate) fn note(
+    core: &Core,
+    (backup, manifest): (&BackupId, &Hash),
+    object: ObjectName,
+    bytes: &Bytes,
+) -> Result<Note, RepositoryError> {
     let document = signed::read(object.as_str(), Kind::Annotation, bytes)?;
     let claim: Claim = document.trusted(&core.trusted)?;
-    let fits = claim.repository == core.config.id
-        && claim.backup == manifest.claim.backup
-        && claim.manifest == hex::encode(manifest.hash);
+    let fits = claim.repository == core.config.id && claim.backup == *backup && claim.manifest == hex::encode(manifest);
     if !fits {
         return Err(RepositoryError::damaged(object, "it was written for another backup"));
     }
@@ -131,7 +135,7 @@ impl Note {
         envelope::open(self.object.as_str(), &core.identities, &self.payload, LIMIT)
     }
 
-    fn read(&self, core: &Core) -> Result<Annotation, RepositoryError> {
+    pub fn read(&self, core: &Core) -> Result<Annotation, RepositoryError> {
         let plain = self.open(core)?;
         Ok(Annotation {
             backup: self.claim.backup.clone(),
@@ -156,7 +160,7 @@ pub(crate) fn parse(
     object: ObjectName,
     bytes: &Bytes,
 ) -> Result<Annotation, RepositoryError> {
-    note(core, manifest, object, bytes)?.read(core)
+    note(core, (&manifest.claim.backup, &manifest.hash), object, bytes)?.read(core)
 }
 
 /// A backup's annotations that count: well signed, and no other stands for them. A foreign or damaged one is left out
@@ -174,7 +178,7 @@ pub(crate) async fn notes(core: &Core, manifest: &Manifest) -> Result<Vec<Note>,
             Err(e) if e.cause == Cause::Missing => continue,
             Err(e) => return Err(e.into()),
         };
-        match note(core, manifest, info.name, &bytes) {
+        match note(core, (&manifest.claim.backup, &manifest.hash), info.name, &bytes) {
             Ok(note) => all.push(note),
             Err(e) => tracing::warn!(error = %e, "an annotation is left out"),
         }
@@ -188,18 +192,6 @@ pub(crate) async fn notes(core: &Core, manifest: &Manifest) -> Result<Vec<Note>,
 /// What others stand for.
 fn replaced(all: &[Note]) -> HashSet<String> {
     all.iter().filter_map(|n| n.claim.replaces.clone()).collect()
-}
-
-/// The annotations of a backup, oldest first.
-pub(crate) async fn read(core: &Core, manifest: &Manifest) -> Result<Vec<Annotation>, RepositoryError> {
-    let mut all = Vec::new();
-    for note in notes(core, manifest).await? {
-        match note.read(core) {
-            Ok(annotation) => all.push(annotation),
-            Err(e) => tracing::warn!(error = %e, "an annotation is left out"),
-        }
-    }
-    Ok(all)
 }
 
 /// Seals what an annotation says to the recipients of today, in another that stands for it.
@@ -234,9 +226,14 @@ pub(crate) async fn dead(
         }
         let (mut all, mut set_at) = (Vec::new(), HashMap::new());
         for info in infos {
-            let bytes = core.store.get(&info.name).await?;
+            let bytes = match core.store.get(&info.name).await {
+                Ok(bytes) => bytes,
+                // Another prune took it.
+                Err(e) if e.cause == Cause::Missing => continue,
+                Err(e) => return Err(e.into()),
+            };
             set_at.insert(info.name.to_string(), info.modified_unix_seconds);
-            all.extend(note(core, manifest, info.name, &bytes).ok());
+            all.extend(note(core, (&manifest.claim.backup, &manifest.hash), info.name, &bytes).ok());
         }
         let replaced = replaced(&all);
         // Only after those who were reading have read it.

@@ -6,6 +6,7 @@
 
 use crate::chunk_index::ChunkIndex;
 use crate::keys::{Identity, Recipients, WriterId, WriterKey, WriterPublic};
+use crate::known::Known;
 use crate::manifest::{self, Head};
 use crate::names::Hash;
 use crate::signed::{self, Kind};
@@ -62,6 +63,7 @@ pub(crate) struct Core {
     /// This repository's part of the cache directory.
     pub state_dir: PathBuf,
     index: OnceLock<Arc<ChunkIndex>>,
+    known: OnceLock<Option<Known>>,
     /// CPU-heavy jobs at one time.
     pub cpu: Arc<tokio::sync::Semaphore>,
 }
@@ -174,6 +176,7 @@ impl Core {
             config,
             state_dir,
             index: OnceLock::new(),
+            known: OnceLock::new(),
             cpu: Arc::new(tokio::sync::Semaphore::new(cores.max(2))),
         };
         core.meet_writers().await?;
@@ -330,6 +333,15 @@ impl Core {
         };
         let opened = ChunkIndex::open(&self.state_dir.join(name))?;
         Ok(self.index.get_or_init(|| Arc::new(opened)).clone())
+    }
+
+    /// What was read before, for lists; opened when first needed. None without a writer key.
+    pub fn known(&self) -> Option<&Known> {
+        let open = || {
+            let key = self.writer.as_ref()?;
+            Known::open(&self.state_dir.join(format!("known-{}.redb", key.id())), self, key)
+        };
+        self.known.get_or_init(open).as_ref()
     }
 
     /// Runs CPU-heavy work off the async threads, bounded by the number of cores.

@@ -51,6 +51,15 @@ pub(crate) struct Sealed {
     pub damaged: Vec<Damaged>,
 }
 
+impl Sealed {
+    /// Opens what a manifest or a revision carries.
+    pub fn open(core: &Core, object: &str, payload: &Bytes) -> Result<Self, RepositoryError> {
+        let plain = envelope::open(object, &core.identities, payload, PAYLOAD_LIMIT)?;
+        serde_json::from_slice(&plain)
+            .map_err(|e| RepositoryError::damaged(object, format!("its sealed part cannot be read: {e}")))
+    }
+}
+
 /// An artifact that is no longer whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damaged {
@@ -125,32 +134,43 @@ impl Manifest {
 
     /// Opens the sealed part with the keys at hand.
     pub fn open(&self, core: &Core) -> Result<Sealed, RepositoryError> {
-        let object = self.sealed_in();
-        let plain = envelope::open(&object, &core.identities, &self.payload, PAYLOAD_LIMIT)?;
-        serde_json::from_slice(&plain)
-            .map_err(|e| RepositoryError::damaged(&object, format!("its sealed part cannot be read: {e}")))
+        Sealed::open(core, &self.sealed_in(), &self.payload)
     }
 
     pub fn summary(&self, body: Option<serde_json::Value>) -> BackupSummary {
-        BackupSummary {
-            id: self.claim.backup.clone(),
-            created_at: self.claim.created_at,
-            committed_at: self.claim.committed_at,
-            writer: self.writer.clone(),
-            sequence: self.claim.sequence,
-            stats: self.claim.stats,
-            needed_objects: self
-                .revision
-                .as_ref()
-                .map_or(self.claim.needed_objects, |r| r.needed_objects),
-            needed_bytes: self
-                .revision
-                .as_ref()
-                .map_or(self.claim.needed_bytes, |r| r.needed_bytes),
-            lost_objects: self.revision.as_ref().map_or(0, |r| r.lost.len() as u64),
-            body,
-        }
+        summary(&self.writer, &self.claim, self.revision.as_ref(), body)
     }
+}
+
+/// A backup as lists show it.
+pub(crate) fn summary(
+    writer: &WriterId,
+    claim: &Claim,
+    revision: Option<&revision::Claim>,
+    body: Option<serde_json::Value>,
+) -> BackupSummary {
+    BackupSummary {
+        id: claim.backup.clone(),
+        created_at: claim.created_at,
+        committed_at: claim.committed_at,
+        writer: writer.clone(),
+        sequence: claim.sequence,
+        stats: claim.stats,
+        needed_objects: revision.map_or(claim.needed_objects, |r| r.needed_objects),
+        needed_bytes: revision.map_or(claim.needed_bytes, |r| r.needed_bytes),
+        lost_objects: revision.map_or(0, |r| r.lost.len() as u64),
+        body,
+    }
+}
+
+/// Reads one manifest, as its revision has it.
+pub(crate) async fn read_one(core: &Core, object: &ObjectName) -> Result<Manifest, RepositoryError> {
+    let manifest = Manifest::read(core, object, &core.store.get(object).await?)?;
+    let (revision, bad) = revision::of(core, &revision::places(core).await?, &manifest).await?;
+    for (_, e) in bad {
+        tracing::warn!(error = %e, "a revision is left out");
+    }
+    Ok(manifest.revised(revision))
 }
 
 /// Which manifests the store holds, by writer and sequence, without reading them.
@@ -261,7 +281,7 @@ pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, Rep
         }
     };
     // A forgotten backup's place is taken for ever, also when its manifest is gone.
-    let (tombstones, _) = crate::forget::read_all(core).await?;
+    let tombstones = crate::overview::tombstones(core).await?;
     let buried = tombstones
         .iter()
         .rev()

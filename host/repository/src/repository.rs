@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::keys::{Recipients, WriterKey, WriterPublic};
 use crate::makers::{Makers, PlainArtifacts};
 use crate::manifest::{self, Manifest};
+use crate::overview::{self, Seen};
 use crate::read::OpenBackup;
 use crate::write::Backup;
 use crate::{
@@ -78,53 +79,31 @@ impl Repository {
     ///
     /// A manifest that is damaged or forged is left out with a warning; `check` names it.
     pub async fn backups(&self) -> Result<Vec<BackupSummary>, RepositoryError> {
-        let mut all = Vec::new();
-        for manifest in self.manifests().await? {
-            let body = match manifest.open(&self.core) {
-                Ok(sealed) => Some(sealed.body),
-                Err(RepositoryError::Key { .. }) => None,
-                Err(e) => {
-                    tracing::warn!(error = %e, "the sealed part of a manifest cannot be read");
-                    None
-                }
-            };
-            all.push(manifest.summary(body));
-        }
-        Ok(all)
+        Ok(self.seen(false).await?.iter().map(Seen::summary).collect())
     }
 
-    /// Trusted manifests that are not forgotten, oldest first.
-    async fn manifests(&self) -> Result<Vec<Manifest>, RepositoryError> {
-        self.manifests_that_are(false).await
+    /// The same with the annotations of each, oldest first: what a list needs, at the cost of one look.
+    pub async fn backups_annotated(&self) -> Result<Vec<(BackupSummary, Vec<Annotation>)>, RepositoryError> {
+        let seen = self.seen(false).await?;
+        let mut notes = overview::annotations(&self.core, &seen).await?;
+        let with = |s: &Seen| (s.summary(), notes.remove(&s.claim.backup).unwrap_or_default());
+        Ok(seen.iter().map(with).collect())
     }
 
-    async fn manifests_that_are(&self, forgotten: bool) -> Result<Vec<Manifest>, RepositoryError> {
-        let mut all = Vec::new();
-        let (tombstones, odd) = forget::read_all(&self.core).await?;
-        for (object, e) in odd {
-            tracing::warn!(%object, error = %e, "a tombstone counts for nothing");
-        }
-        for (_, manifest) in manifest::read_all(&self.core).await? {
-            match manifest {
-                Ok(manifest) if forget::is_forgotten(&tombstones, &manifest) != forgotten => {}
-                Ok(manifest) => all.push(manifest),
-                Err(e) => tracing::warn!(error = %e, "a manifest is left out"),
-            }
-        }
-        // Backups of one second: one writer's are told apart by their place in its chain.
-        all.sort_by_cached_key(|m| {
-            let c = &m.claim;
-            (c.created_at, c.committed_at, c.sequence, c.backup.clone())
-        });
-        Ok(all)
+    /// Backups that are, or are not, forgotten, oldest first.
+    async fn seen(&self, forgotten: bool) -> Result<Vec<Seen>, RepositoryError> {
+        let mut all = overview::backups(&self.core).await?;
+        all.retain(|(_, is)| *is == forgotten);
+        Ok(all.into_iter().map(|(seen, _)| seen).collect())
     }
 
-    /// Finds a backup by its id, the beginning of its id, or `latest`.
+    /// Finds a backup by its id, the beginning of its id, or `latest`; it is read and verified anew.
     async fn find(&self, wanted: &str) -> Result<Manifest, RepositoryError> {
-        Self::pick(wanted, self.manifests().await?)
+        let seen = Self::pick(wanted, self.seen(false).await?)?;
+        manifest::read_one(&self.core, &seen.object).await
     }
 
-    fn pick(wanted: &str, mut all: Vec<Manifest>) -> Result<Manifest, RepositoryError> {
+    fn pick(wanted: &str, mut all: Vec<Seen>) -> Result<Seen, RepositoryError> {
         let none = |why: &str| RepositoryError::NoBackup {
             wanted: wanted.chars().take(64).filter(|c| !c.is_control()).collect(),
             why: why.to_owned(),
@@ -175,7 +154,9 @@ impl Repository {
 
     /// The annotations of a backup, oldest first, those with a good signature only.
     pub async fn annotations(&self, backup: &BackupId) -> Result<Vec<Annotation>, RepositoryError> {
-        annotation::read(&self.core, &self.find(backup.as_str()).await?).await
+        let seen = Self::pick(backup.as_str(), self.seen(false).await?)?;
+        let mut notes = overview::annotations(&self.core, std::slice::from_ref(&seen)).await?;
+        Ok(notes.remove(&seen.claim.backup).unwrap_or_default())
     }
 
     /// Forgets a backup: sets its tombstone. What only it needs goes with a later [`Repository::prune`].
@@ -185,7 +166,8 @@ impl Repository {
 
     /// Brings a forgotten backup back, within the grace time that prunes are run with. Gives its name.
     pub async fn unforget(&self, wanted: &str, grace: Duration) -> Result<BackupId, RepositoryError> {
-        let manifest = Self::pick(wanted, self.manifests_that_are(true).await?)?;
+        let seen = Self::pick(wanted, self.seen(true).await?)?;
+        let manifest = manifest::read_one(&self.core, &seen.object).await?;
         forget::undo(&self.core, &manifest, grace).await?;
         Ok(manifest.claim.backup)
     }

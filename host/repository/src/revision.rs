@@ -89,6 +89,21 @@ pub(crate) fn parse(core: &Core, object: &ObjectName, bytes: &Bytes) -> Result<R
     })
 }
 
+impl Revision {
+    /// What the pipeline stored, as this revision has it; `None` where no key at hand opens it.
+    pub fn body(&self, core: &Core, object: &ObjectName) -> Option<serde_json::Value> {
+        let sealed = Sealed::open(core, object.as_str(), &self.payload);
+        match sealed {
+            Ok(sealed) => Some(sealed.body),
+            Err(RepositoryError::Key { .. }) => None,
+            Err(e) => {
+                tracing::warn!(error = %e, "the sealed part of a revision cannot be read");
+                None
+            }
+        }
+    }
+}
+
 /// The revision that counts for a manifest, if there is one; and what is wrong with those passed over.
 pub(crate) async fn of(
     core: &Core,

@@ -400,8 +400,9 @@ pub struct Step {
 /// All backups, newest first.
 pub async fn backups(repository: &Repository) -> Result<Vec<Backup>, PipelineError> {
     let mut all = Vec::new();
-    for summary in repository.backups().await.map_err(PipelineError::repository)? {
-        all.push(Backup::known(&summary, &Standing::of(repository, &summary).await?));
+    let backups = repository.backups_annotated().await;
+    for (summary, notes) in backups.map_err(PipelineError::repository)? {
+        all.push(Backup::known(&summary, &Standing::with(&summary, &notes)?));
     }
     newest_first(&mut all);
     Ok(all)
