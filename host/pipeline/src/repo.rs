@@ -52,6 +52,7 @@ pub async fn open(
         identities,
         recipients: keys::recipients(pipeline)?,
         cache_dir: pipeline.repository.cache.clone(),
+        state_dir: pipeline.repository.state.clone(),
         options: Options {
             compression_level: pipeline.repository.compression_level,
             trusted_writers: pipeline.repository.trusted_writers.clone(),

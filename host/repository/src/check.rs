@@ -10,7 +10,7 @@ use crate::makers::{Makers, Visit};
 use crate::manifest::{self, Manifest};
 use crate::names::{self, Hash, IndexName, PackName};
 use crate::read::{OpenBackup, RefReader};
-use crate::{BackupId, CheckMode, CheckReport, Finding, FindingKind, RepositoryError, read, sync};
+use crate::{BackupId, CheckMode, CheckReport, Finding, FindingKind, RepositoryError, read, state, sync};
 use async_trait::async_trait;
 use bytes::Bytes;
 use essrun_artifact::{BackupReader, Content, KeepError};
@@ -179,7 +179,7 @@ impl Check {
         let mut writers: BTreeSet<WriterId> = chains.keys().cloned().collect();
         writers.extend(self.core.trusted.iter().map(|w| w.id()));
         for writer in writers {
-            let Some(head) = manifest::remembered(&self.core, &writer)? else {
+            let Some(head) = state::remembered(&self.core, &writer)? else {
                 continue;
             };
             let chain = chains.get(&writer);

@@ -10,12 +10,13 @@ use crate::known::Known;
 use crate::manifest::{self, Head};
 use crate::names::Hash;
 use crate::signed::{self, Kind};
+use crate::state::{self, make_private_dir, remember_config};
 use crate::{Access, Options, RepositoryError, names};
 use bytes::Bytes;
 use essrun_store::{Cause, ObjectName, Outcome, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 /// The claim of the configuration object.
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     /// Writers that took another's place, and where that one's chain ended.
     pub follows: BTreeMap<WriterId, Follows>,
     /// This repository's part of the cache directory.
+    cache_dir: PathBuf,
+    /// This repository's part of the state directory.
     pub state_dir: PathBuf,
     index: OnceLock<Arc<ChunkIndex>>,
     known: OnceLock<Option<Known>>,
@@ -140,10 +143,12 @@ impl Core {
             ));
         }
         make_private_dir(&access.cache_dir)?;
+        make_private_dir(&access.state_dir)?;
+        state::move_places(&access.cache_dir, &access.state_dir)?;
         let own = access.writer.as_ref().map(WriterKey::public);
         let given = &access.options.trusted_writers;
         if given.is_empty() && own != Some(config.writer) {
-            remember_config(&access.cache_dir, &store.describe(), &bytes)?;
+            remember_config(&access.state_dir, &store.describe(), &bytes)?;
         } else if !given.is_empty() && !given.contains(&config.writer) && own != Some(config.writer) {
             return Err(RepositoryError::History {
                 why: format!(
@@ -154,8 +159,10 @@ impl Core {
                     .into(),
             });
         }
-        let state_dir = access.cache_dir.join(&config.id);
+        let (cache_dir, state_dir) = (access.cache_dir.join(&config.id), access.state_dir.join(&config.id));
+        make_private_dir(&cache_dir)?;
         make_private_dir(&state_dir)?;
+        state::move_heads(&cache_dir, &state_dir)?;
         let mut identities = access.identities;
         let reads_contents = !identities.is_empty();
         if let Some(key) = &access.writer {
@@ -174,6 +181,7 @@ impl Core {
             trusted: given.iter().copied().chain([config.writer]).collect(),
             options: access.options,
             config,
+            cache_dir,
             state_dir,
             index: OnceLock::new(),
             known: OnceLock::new(),
@@ -331,7 +339,7 @@ impl Core {
             Some(key) => format!("chunks-{}.redb", key.id()),
             None => "chunks-reader.redb".to_owned(),
         };
-        let opened = ChunkIndex::open(&self.state_dir.join(name))?;
+        let opened = ChunkIndex::open(&self.cache_dir.join(name))?;
         Ok(self.index.get_or_init(|| Arc::new(opened)).clone())
     }
 
@@ -339,7 +347,7 @@ impl Core {
     pub fn known(&self) -> Option<&Known> {
         let open = || {
             let key = self.writer.as_ref()?;
-            Known::open(&self.state_dir.join(format!("known-{}.redb", key.id())), self, key)
+            Known::open(&self.cache_dir.join(format!("known-{}.redb", key.id())), self, key)
         };
         self.known.get_or_init(open).as_ref()
     }
@@ -374,58 +382,5 @@ impl Core {
             ));
         }
         Ok(bytes)
-    }
-}
-
-/// Makes a directory that only its owner can look into.
-pub(crate) fn make_private_dir(path: &Path) -> Result<(), RepositoryError> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
-    builder.create(path).map_err(|e| state_failed(path, &e))
-}
-
-/// Heads and places: what is remembered, and cannot be rebuilt. (The chunk index can, and says so itself.)
-pub(crate) fn state_failed(path: &Path, e: &dyn std::fmt::Display) -> RepositoryError {
-    RepositoryError::State {
-        path: path.display().to_string(),
-        why: e.to_string(),
-    }
-}
-
-/// Writes a small state file: whole or not at all, and durable.
-pub(crate) fn write_state(path: &Path, bytes: &[u8]) -> Result<(), RepositoryError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let written = (|| {
-        use std::io::Write;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        std::fs::File::open(dir)?.sync_all()
-    })();
-    written.map_err(|e: std::io::Error| state_failed(path, &e))
-}
-
-/// Trust on first use: the same place must keep its configuration.
-fn remember_config(cache_dir: &Path, place: &str, bytes: &Bytes) -> Result<(), RepositoryError> {
-    let seen = hex::encode(names::sha256(bytes));
-    let file: String = hex::encode(names::sha256(place.as_bytes())).chars().take(16).collect();
-    let path = cache_dir.join(format!("place-{file}"));
-    match std::fs::read_to_string(&path) {
-        Ok(remembered) if remembered.trim() == seen => Ok(()),
-        Ok(_) => Err(RepositoryError::History {
-            why: format!("{place} holds another repository than when this host first saw it"),
-            hint: format!(
-                "if that is right, delete {}; if not, somebody swapped it",
-                path.display()
-            ),
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_state(&path, seen.as_bytes()),
-        Err(e) => Err(state_failed(&path, &e)),
     }
 }

@@ -77,6 +77,7 @@ fn place() -> &'static Place {
             identities: vec![identity.identity()],
             recipients: recipients.clone(),
             cache_dir: dir.path().to_owned(),
+            state_dir: dir.path().join("state"),
             options: Options::default(),
         };
         let core = runtime.block_on(async {

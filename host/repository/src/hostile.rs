@@ -29,6 +29,7 @@ impl Good {
             identities: vec![self.identity.identity()],
             recipients: Recipients::parse([self.identity.recipient()]).unwrap(),
             cache_dir: self.dir.path().join(cache),
+            state_dir: self.dir.path().join("state").join(cache),
             options: Options {
                 trusted_writers: vec![self.writer.public()],
                 pack_bytes: 64 << 10,

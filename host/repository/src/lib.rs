@@ -41,6 +41,7 @@ mod repository;
 pub mod retention;
 mod revision;
 mod signed;
+mod state;
 mod sync;
 mod types;
 mod write;

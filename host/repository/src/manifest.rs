@@ -4,11 +4,13 @@
 //! It says nothing about rooms, tables or files. The payload is an envelope with everything else: the artifacts, the
 //! pipeline's own body, and the key that chunk names can be checked with.
 
-use crate::core::{Core, state_failed, write_state};
+use crate::core::Core;
 use crate::keys::WriterId;
 use crate::names::{self, Hash, ListName};
 use crate::revision::{self, Revision};
 use crate::signed::{self, Kind};
+pub(crate) use crate::state::Head;
+use crate::state::remembered;
 use crate::{BackupId, BackupStats, BackupSummary, RepositoryError, envelope, index_object};
 use bytes::Bytes;
 use essrun_artifact::ArtifactRecord;
@@ -16,7 +18,6 @@ use essrun_store::{Cause, ObjectName};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// No manifest's payload is larger when opened.
 const PAYLOAD_LIMIT: usize = 64 << 20;
@@ -216,49 +217,6 @@ pub(crate) async fn read_all(
         .try_collect()
         .await?;
     Ok(found.into_iter().flatten().collect())
-}
-
-/// The end of a writer's chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Head {
-    pub sequence: u64,
-    #[serde(with = "hex_hash")]
-    pub hash: Hash,
-}
-
-mod hex_hash {
-    pub fn serialize<S: serde::Serializer>(hash: &[u8; 32], s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&hex::encode(hash))
-    }
-    pub fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<[u8; 32], D::Error> {
-        let text = <String as serde::Deserialize>::deserialize(d)?;
-        crate::names::parse_hash(&text).ok_or_else(|| serde::de::Error::custom("not a hash"))
-    }
-}
-
-fn head_path(core: &Core, writer: &WriterId) -> PathBuf {
-    core.state_dir.join(format!("head-{writer}.json"))
-}
-
-/// What this host remembers of a writer's chain.
-pub(crate) fn remembered(core: &Core, writer: &WriterId) -> Result<Option<Head>, RepositoryError> {
-    let path = head_path(core, writer);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| state_failed(&path, &e)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(state_failed(&path, &e)),
-    }
-}
-
-/// Remembers a head, never going back.
-pub(crate) fn remember(core: &Core, writer: &WriterId, head: Head) -> Result<(), RepositoryError> {
-    if remembered(core, writer)?.is_some_and(|old| old.sequence >= head.sequence) {
-        return Ok(());
-    }
-    let json = serde_json::to_vec(&head).map_err(|e| RepositoryError::Internal(e.to_string()))?;
-    write_state(&head_path(core, writer), &json)
 }
 
 /// The head that this writer's next manifest follows: the one in the store or the one remembered, whichever is later.

@@ -78,8 +78,11 @@ pub struct Access {
     pub identities: Vec<Identity>,
     /// To whom contents are written.
     pub recipients: Recipients,
-    /// Where the chunk index and the remembered history are kept on this host; made if missing.
+    /// Where the chunk index and what was read before are kept on this host; made if missing, deleted at no cost but time.
     pub cache_dir: PathBuf,
+    /// Where this host remembers the repository's history, to notice a rollback; made if missing. What earlier versions
+    /// kept of it in the cache is moved here.
+    pub state_dir: PathBuf,
     pub options: Options,
 }
 

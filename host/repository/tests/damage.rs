@@ -168,6 +168,55 @@ async fn a_hole_in_the_chain_and_a_rollback_are_seen() {
     assert!(as_writer(&place).await.iter().all(|f| f.kind == FindingKind::Unused));
 }
 
+fn rolled_back(findings: &[Finding]) -> bool {
+    findings.iter().any(|f| f.kind == FindingKind::RolledBack)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_is_seen_without_the_cache_and_by_what_older_versions_remembered() {
+    let place = filled().await;
+    let (cache, state) = (place.as_writer().cache_dir, place.as_writer().state_dir);
+    std::fs::remove_file(place.objects("manifests").pop().unwrap()).unwrap();
+    std::fs::remove_dir_all(&cache).unwrap();
+    assert!(
+        rolled_back(&as_writer(&place).await),
+        "emptying the cache forgot the head"
+    );
+    // As an older version left it: the head in the cache, and nothing else.
+    let id = place.writing().await.id().to_owned();
+    let head = format!("head-{}.json", place.writer.id());
+    let (old, new) = (cache.join(&id).join(&head), state.join(&id).join(&head));
+    std::fs::rename(&new, &old).unwrap();
+    assert!(rolled_back(&as_writer(&place).await), "the head was not taken over");
+    assert!(new.exists() && !old.exists());
+    // An older head that turns up there again takes nothing back.
+    let remembered = std::fs::read_to_string(&new).unwrap();
+    std::fs::write(&old, remembered.replace("\"sequence\":3", "\"sequence\":1")).unwrap();
+    assert!(rolled_back(&as_writer(&place).await));
+    assert_eq!(std::fs::read_to_string(&new).unwrap(), remembered);
+    assert!(!old.exists());
+    // A reader's place is taken over in the same way.
+    let reader = place.as_reader("moving");
+    drop(
+        Repository::open(place.store(), place.as_reader("moving"))
+            .await
+            .unwrap(),
+    );
+    let seen = std::fs::read_dir(&reader.state_dir).unwrap().flatten();
+    let seen = seen
+        .map(|e| e.file_name())
+        .find(|n| n.to_str().unwrap().starts_with("place-"));
+    let seen = seen.unwrap();
+    std::fs::write(reader.cache_dir.join(&seen), "another configuration").unwrap();
+    std::fs::remove_file(reader.state_dir.join(&seen)).unwrap();
+    let said = Repository::open(place.store(), reader).await.unwrap_err().to_string();
+    assert!(said.contains("another repository"), "{said}");
+    // What is broken is not taken for nothing.
+    std::fs::write(&new, b"{").unwrap();
+    let said = place.writing().await.begin(START).await.unwrap_err().to_string();
+    assert!(said.contains("remembered history"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_manifest_is_not_believed() {
     let place = filled().await;

@@ -60,6 +60,7 @@ impl Thawed {
             },
             recipients: Recipients::none(),
             cache_dir: self.dir.path().join(format!("cache-{writer}-{identity}")),
+            state_dir: self.dir.path().join("state").join(format!("cache-{writer}-{identity}")),
             options: Options {
                 trusted_writers: vec![known.public()],
                 ..Options::default()
@@ -141,6 +142,7 @@ async fn fill(place: &Place) -> (Vec<(String, Option<String>)>, WriterKey) {
     let both = Access {
         identities: vec![place.identity.identity()],
         cache_dir: place.dir.path().join("both"),
+        state_dir: place.dir.path().join("state").join("both"),
         ..place.as_writer()
     };
     let both = Repository::open(place.store(), both).await.unwrap();

@@ -104,6 +104,7 @@ async fn several_writers_at_once_lose_nothing() {
     let stranger = Access {
         writer: Some(second.clone()),
         cache_dir: place.dir.path().join("cache-2"),
+        state_dir: place.dir.path().join("state").join("cache-2"),
         ..place.as_writer()
     };
     let refused = Repository::open(place.store(), stranger)
@@ -125,6 +126,7 @@ async fn several_writers_at_once_lose_nothing() {
             Access {
                 writer: Some(second.clone()),
                 cache_dir: place.dir.path().join("cache-2"),
+                state_dir: place.dir.path().join("state").join("cache-2"),
                 ..place.as_writer()
             }
         };
@@ -320,6 +322,7 @@ async fn random_histories_never_lose_a_listed_backup() {
                 vec![]
             },
             cache_dir: place.dir.path().join(format!("cache-{which}-{identity}")),
+            state_dir: place.dir.path().join("state").join(format!("cache-{which}-{identity}")),
             ..place.as_writer()
         };
         let mut dice = noise(seed + 1, 600).into_iter();

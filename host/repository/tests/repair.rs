@@ -16,6 +16,7 @@ async fn both(place: &Place) -> Repository {
     let access = Access {
         identities: vec![place.identity.identity()],
         cache_dir: place.dir.path().join("both"),
+        state_dir: place.dir.path().join("state").join("both"),
         ..place.as_writer()
     };
     Repository::open(place.store(), access).await.unwrap()
@@ -210,6 +211,7 @@ async fn it_never_makes_it_worse() {
         let faulty: Arc<dyn Store> = Arc::new(Faulty::new(place.store(), FaultPlan::flaky(seed, 0.3)));
         let access = Access {
             cache_dir: place.dir.path().join("flaky"),
+            state_dir: place.dir.path().join("state").join("flaky"),
             ..place.as_writer()
         };
         if let Ok(repository) = Repository::open(faulty, access).await {
@@ -259,6 +261,7 @@ async fn a_repair_that_dies_at_any_step_can_be_taken_up_again() {
         let access = Access {
             identities: vec![place.identity.identity()],
             cache_dir: place.dir.path().join("dying"),
+            state_dir: place.dir.path().join("state").join("dying"),
             ..place.as_writer()
         };
         let died = match Repository::open(faulty, access).await {

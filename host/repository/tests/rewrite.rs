@@ -25,6 +25,7 @@ impl Place {
         Access {
             identities: vec![self.identity.identity()],
             cache_dir: self.dir.path().join(cache),
+            state_dir: self.dir.path().join("state").join(cache),
             ..self.as_writer()
         }
     }
@@ -379,6 +380,7 @@ async fn a_rotated_writer_key_goes_on_with_the_chain_and_the_chunks() {
     let thief: Arc<dyn Store> = Arc::new(Objects::directory(&side.path().join("repository")).unwrap());
     let access = Access {
         cache_dir: side.path().join("cache"),
+        state_dir: side.path().join("state").join("cache"),
         ..place.as_writer()
     };
     backup(&Repository::open(thief, access).await.unwrap(), &[("s/t", b"lies")])
@@ -405,6 +407,7 @@ async fn a_lost_writer_key_loses_no_backup_and_a_fresh_chain_is_told_from_outsid
     let access = |trusted: Vec<WriterPublic>| Access {
         writer: Some(fresh.clone()),
         cache_dir: place.dir.path().join("new-host"),
+        state_dir: place.dir.path().join("state").join("new-host"),
         options: Options {
             trusted_writers: trusted,
             ..place.options()

@@ -23,6 +23,7 @@ fn access(dir: &std::path::Path, writer: &WriterKey, identity: &NewIdentity, cac
         identities: vec![],
         recipients: Recipients::parse([identity.recipient()]).unwrap(),
         cache_dir: dir.join(cache),
+        state_dir: dir.join("state").join(cache),
         options: Options {
             pack_bytes: 256 << 10,
             ..Options::default()

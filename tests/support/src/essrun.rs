@@ -146,6 +146,8 @@ impl Essrun {
                 command.env_remove(&key);
             }
         }
+        // What a host remembers of repositories is the test's own, like all else.
+        command.env("ESSRUN_STATE", self.dir.join(".state"));
         command.env("NO_COLOR", "1").envs(&self.env);
         if let Some((uid, gid)) = self.run_as {
             command.uid(uid).gid(gid);

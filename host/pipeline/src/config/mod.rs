@@ -45,6 +45,8 @@ pub struct RepositoryConfig {
     /// Writers to be believed, told from outside; empty: whom the repository itself names.
     pub trusted_writers: Vec<essrun_repository::WriterPublic>,
     pub cache: PathBuf,
+    /// Where this host remembers the repository's history.
+    pub state: PathBuf,
     pub compression_level: i32,
     /// How the store is reached.
     pub store: essrun_store::OpenOptions,
@@ -418,6 +420,7 @@ impl Checker<'_> {
             trusted_writers,
             writer_key: raw.writer_key.map(|p| self.path(p.get_ref())),
             cache: raw.cache.map_or_else(default_cache, |p| self.path(p.get_ref())),
+            state: raw.state.map_or_else(default_state, |p| self.path(p.get_ref())),
             compression_level: level,
             store,
         })
@@ -698,6 +701,20 @@ pub(crate) fn default_cache() -> PathBuf {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")));
     base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("essrun")
+}
+
+/// Where history is remembered unless the pipeline says otherwise: not in the cache, which anybody may empty.
+fn default_state() -> PathBuf {
+    let given = ["STATE_DIRECTORY", "ESSRUN_STATE"];
+    if let Some(dir) = given.into_iter().find_map(std::env::var_os) {
+        return PathBuf::from(dir);
+    }
+    let root = rustix::process::geteuid().is_root();
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
+        let home = std::env::var_os("HOME").filter(|_| !root)?;
+        Some(PathBuf::from(home).join(".local/state"))
+    });
+    base.unwrap_or_else(|| PathBuf::from("/var/lib")).join("essrun")
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {

@@ -29,6 +29,7 @@ pub(super) struct Repository {
     pub writer_key: Option<Spanned<String>>,
     pub trusted_writers: Option<Vec<Spanned<String>>>,
     pub cache: Option<Spanned<String>>,
+    pub state: Option<Spanned<String>>,
     pub compression_level: Option<Spanned<i32>>,
     pub limit_upload: Option<Spanned<String>>,
     pub limit_download: Option<Spanned<String>>,

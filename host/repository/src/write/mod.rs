@@ -12,6 +12,7 @@ use crate::names::{self, ListName};
 use crate::read::{Fetcher, RefReader};
 use crate::revision;
 use crate::signed::{self, Kind};
+use crate::state;
 use crate::sync;
 use crate::{BackupId, BackupStart, BackupStats, BackupSummary, RepositoryError, envelope};
 use async_trait::async_trait;
@@ -127,7 +128,7 @@ impl Backup {
             hash: manifest.hash,
         };
         // The backup exists from here on; failing to remember it must not make it look failed.
-        if let Err(e) = manifest::remember(&self.flow.core, &manifest.writer, head) {
+        if let Err(e) = state::remember(&self.flow.core, &manifest.writer, head) {
             tracing::warn!(error = %e, "this host could not remember the new head of its chain");
         }
         self.lease.end().await;

@@ -60,6 +60,7 @@ impl Place {
             identities: vec![],
             recipients: self.recipients(),
             cache_dir: self.dir.path().join("cache"),
+            state_dir: self.dir.path().join("state").join("cache"),
             options: self.options(),
         }
     }
@@ -71,6 +72,7 @@ impl Place {
             identities: vec![self.identity.identity()],
             recipients: Recipients::none(),
             cache_dir: self.dir.path().join(cache),
+            state_dir: self.dir.path().join("state").join(cache),
             options: self.options(),
         }
     }
