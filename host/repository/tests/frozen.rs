@@ -1,7 +1,8 @@
 //! Repositories written once and kept: today's code must read them, and find in each damaged one what is wrong with it.
 //!
 //! They lie in tests/frozen/v1, each a `.tar.zst` beside a `.json` that says what is to be found. `make_frozen` wrote
-//! them (`cargo test -p essrun-repository --test frozen -- --ignored make_frozen`); it refuses to write over one, since a
+//! them, and `make_foreign` the one with a foreign recipient out of the good one
+//! (`cargo test -p essrun-repository --test frozen -- --ignored make_frozen`); both refuse to write over one, since a
 //! frozen repository that is made anew proves nothing. The keys in them are for nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -83,7 +84,7 @@ fn names() -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_repositories_open_and_tell_what_is_wrong_with_them() {
     let names = names();
-    assert!(names.len() >= 10 && names.contains(&"good".to_owned()), "{names:?}");
+    assert!(names.len() >= 11 && names.contains(&"good".to_owned()), "{names:?}");
     for name in names {
         let thawed = Thawed::new(&name);
         let expected = &thawed.expected;
@@ -171,6 +172,161 @@ async fn fill(place: &Place) -> (Vec<(String, Option<String>)>, WriterKey) {
         said(&third.id, "s/small", &short),
     ];
     (artifacts, rotated)
+}
+
+/// Packs a repository and its keys, and what is to be found in it.
+fn freeze(from: &Path, title: &str, expected: &Value) {
+    let to = frozen().join(format!("{title}.tar.zst"));
+    assert!(!to.exists(), "{} is frozen already", to.display());
+    let parts = ["repository", "writer.key", "rotated.key", "identity.txt"];
+    let mut arguments = vec![
+        "--owner=0",
+        "--group=0",
+        "--sort=name",
+        "-c",
+        "-C",
+        from.to_str().unwrap(),
+    ];
+    arguments.extend(parts);
+    let tar = tool("tar", &arguments, b"");
+    std::fs::write(&to, tool("zstd", &["-19", "-c"], &tar)).unwrap();
+    let text = serde_json::to_string_pretty(expected).unwrap() + "\n";
+    std::fs::write(frozen().join(format!("{title}.json")), text).unwrap();
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
+
+/// A signed document, taken apart and put together with stock tools, as somebody would who has stolen the key.
+struct Forger {
+    signing: ed25519_dalek::SigningKey,
+    public: String,
+}
+
+impl Forger {
+    fn new(key: &str) -> Self {
+        let line = |name: &str| {
+            key.lines()
+                .find_map(|l| l.strip_prefix(name))
+                .unwrap()
+                .trim()
+                .to_owned()
+        };
+        let seed: [u8; 32] = hex::decode(line("signing:")).unwrap().try_into().unwrap();
+        Forger {
+            signing: ed25519_dalek::SigningKey::from_bytes(&seed),
+            public: line("# public:"),
+        }
+    }
+
+    /// Title, claim and payload.
+    fn apart(document: &[u8]) -> (String, Value, Vec<u8>) {
+        let mut parts = document.splitn(4, |b| *b == b'\n');
+        let mut next = || parts.next().unwrap().to_vec();
+        let (title, claim, _, payload) = (next(), next(), next(), next());
+        let title = String::from_utf8(title).unwrap();
+        (title, serde_json::from_slice(&claim).unwrap(), payload)
+    }
+
+    fn sign(&self, title: &str, claim: &Value, payload: &[u8]) -> Vec<u8> {
+        use ed25519_dalek::Signer;
+        let (claim, hash) = (claim.to_string(), sha256(payload));
+        let signature = self.signing.sign(format!("{title}\n{claim}\n{hash}\n").as_bytes());
+        let signature = hex::encode(signature.to_bytes());
+        let mut out = format!("{title}\n{claim}\ned25519 {} {hash} {signature}\n", self.public).into_bytes();
+        out.extend(payload);
+        out
+    }
+}
+
+/// The second backup's pack is also sealed to somebody whom its index does not name. All is signed and in its place:
+/// only the pack's own header tells.
+#[test]
+#[ignore = "writes tests/frozen/v1; run once for a format version"]
+fn make_foreign() {
+    let thawed = Thawed::new("good");
+    let (dir, root) = (thawed.dir.path(), thawed.dir.path().join("repository"));
+    let read = |name: &str| std::fs::read(root.join(name)).unwrap();
+    let key = std::fs::read_to_string(dir.join("rotated.key")).unwrap();
+    let forger = Forger::new(&key);
+    let identity = dir.join("identity.txt").to_str().unwrap().to_owned();
+    let public = |text: &str| {
+        let secret = text
+            .split_whitespace()
+            .find(|w| w.starts_with("AGE-SECRET-KEY-"))
+            .unwrap();
+        let public = tool("age-keygen", &["-y"], secret.as_bytes());
+        String::from_utf8(public).unwrap().trim().to_owned()
+    };
+    let reader = public(&std::fs::read_to_string(&identity).unwrap());
+    let index_of_writer = public(&key);
+    let eve = NewIdentity::generate().recipient();
+    let writers = std::fs::read_dir(root.join("index")).unwrap().flatten();
+    let writer = WriterKey::from_text(&key).unwrap().id().to_string();
+    assert!(writers.map(|e| e.file_name()).any(|n| n.to_str() == Some(&writer)));
+
+    let manifest = format!("manifests/{writer}/0000000001.manifest");
+    let (title, mut claim, payload) = Forger::apart(&read(&manifest));
+    let list = claim["list"].as_str().unwrap().to_owned();
+    let text = String::from_utf8(read(&list)).unwrap();
+    let listed = text.lines().filter_map(|l| l.split_once("  ")).map(|(_, name)| name);
+    let own = listed.filter(|name| name.starts_with(&format!("index/{writer}/")));
+    let (own_index, index_title, mut said, entries) = own
+        .map(|name| {
+            let (title, said, entries) = Forger::apart(&open_with_stock_tools(Path::new(&identity), &read(name)));
+            (name, title, said, entries)
+        })
+        .find(|(_, _, said, _)| said["pack"].as_str().unwrap().starts_with("data/"))
+        .unwrap();
+    let pack = said["pack"].as_str().unwrap().to_owned();
+    let plain = tool("age", &["-d", "-i", &identity], &read(&pack));
+    let sealed = tool("age", &["-r", &reader, "-r", &eve], &plain);
+    let tag = b"\n--- ";
+    let at = sealed.windows(tag.len()).position(|w| w == tag).unwrap();
+    let header = at + 1 + sealed[at + 1..].iter().position(|b| *b == b'\n').unwrap() + 1;
+    let hash = sha256(&sealed);
+    let new_pack = format!("data/{}/{hash}.{}.age", &hash[..2], sealed.len());
+    said["pack"] = json!(new_pack);
+    said["payload_offset"] = json!(header + 16);
+    let index = forger.sign(&index_title, &said, &entries);
+    let frame = tool("zstd", &["-c"], &index);
+    let index = tool("age", &["-r", &reader, "-r", &index_of_writer], &frame);
+    let new_index = format!("index/{writer}/{hash}.{}.{}.age", sha256(&index), index.len());
+    let put = |name: &str, bytes: &[u8]| {
+        std::fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+        std::fs::write(root.join(name), bytes).unwrap();
+    };
+    put(&new_pack, &sealed);
+    put(&new_index, &index);
+    let mut lines: Vec<String> = text
+        .lines()
+        .filter(|l| !l.contains(pack.as_str()) && !l.contains(own_index))
+        .map(str::to_owned)
+        .collect();
+    lines.push(format!("{hash}  {new_pack}"));
+    lines.push(format!("{}  {new_index}", sha256(&index)));
+    lines.sort_by(|a, b| a.split_once("  ").unwrap().1.cmp(b.split_once("  ").unwrap().1));
+    let text = lines.join("\n") + "\n";
+    let new_list = format!("lists/{}.{}.txt", sha256(text.as_bytes()), text.len());
+    put(&new_list, text.as_bytes());
+    claim["list"] = json!(new_list);
+    let (old, new) = (read(&pack).len() + read(own_index).len(), sealed.len() + index.len());
+    claim["needed_bytes"] = json!(claim["needed_bytes"].as_u64().unwrap() - old as u64 + new as u64);
+    let first = forger.sign(&title, &claim, &payload);
+    put(&manifest, &first);
+    let next = format!("manifests/{writer}/0000000002.manifest");
+    let (title, mut claim, payload) = Forger::apart(&read(&next));
+    claim["previous"] = json!(sha256(&first));
+    put(&next, &forger.sign(&title, &claim, &payload));
+    for gone in [pack.as_str(), own_index, list.as_str()] {
+        std::fs::remove_file(root.join(gone)).unwrap();
+    }
+    let found = json!([format!("foreign-recipient {new_pack}")]);
+    let mut expected = thawed.expected.clone();
+    expected["findings"] = json!({"public": [], "writer": found, "full": found});
+    freeze(dir, "foreign-recipient", &expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,8 +467,6 @@ async fn make_frozen() {
     ];
     std::fs::create_dir_all(frozen()).unwrap();
     for (title, backups, lost, findings, damage) in damages {
-        let to = frozen().join(format!("{title}.tar.zst"));
-        assert!(!to.exists(), "{} is frozen already", to.display());
         let kept = tempfile::tempdir().unwrap();
         let copied = std::process::Command::new("cp")
             .arg("-a")
@@ -345,16 +499,7 @@ async fn make_frozen() {
             })
             .collect();
         let expected = json!({"backups": backups, "artifacts": artifacts, "findings": findings});
-        let from = place.dir.path().to_str().unwrap().to_owned();
-        let parts = ["repository", "writer.key", "rotated.key", "identity.txt"];
-        let arguments: Vec<&str> = ["--owner=0", "--group=0", "--sort=name", "-c", "-C", &from]
-            .into_iter()
-            .chain(parts)
-            .collect();
-        let tar = tool("tar", &arguments, b"");
-        std::fs::write(&to, tool("zstd", &["-19", "-c"], &tar)).unwrap();
-        let text = serde_json::to_string_pretty(&expected).unwrap() + "\n";
-        std::fs::write(frozen().join(format!("{title}.json")), text).unwrap();
+        freeze(place.dir.path(), title, &expected);
         std::fs::remove_dir_all(&root).unwrap();
         let restored = std::process::Command::new("cp")
             .arg("-a")
