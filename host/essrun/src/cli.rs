@@ -70,6 +70,8 @@ pub enum Verb {
     Repair(RepairArgs),
     /// Replace the writer key by a new one that goes on where it ends; --confirm does it
     Rotate(RotateArgs),
+    /// Let another host's writer key into the repository; --confirm does it
+    Authorize(AuthorizeArgs),
     /// A backup leaked: what it gives away, what to do in order, and (--apply) what essrun can do itself
     Incident(IncidentArgs),
     /// Try a policy out, ask it why, or overrule it about a suspect backup
@@ -229,6 +231,9 @@ pub struct ForgetArgs {
     /// Bring a forgotten backup back: its id or a unique beginning of it
     #[arg(long, value_name = "BACKUP", conflicts_with = "confirm")]
     pub undo: Option<String>,
+    /// Decide on the backups of this writer instead of one's own, as when its key was lost (`list --json` shows writers)
+    #[arg(long, value_name = "WRITER", conflicts_with = "undo")]
+    pub of: Option<String>,
     /// With --undo: the grace time that `prune` is run with
     #[arg(long, default_value = "7d", requires = "undo")]
     pub grace: String,
@@ -281,6 +286,17 @@ pub struct RepairArgs {
     #[arg(long, short = 'i', value_name = "FILE")]
     pub identity: Vec<PathBuf>,
     /// Really repair; without it nothing is changed
+    #[arg(long)]
+    pub confirm: bool,
+}
+
+#[derive(Args)]
+pub struct AuthorizeArgs {
+    /// The pipeline file of a host whose key the repository knows
+    pub pipeline: PathBuf,
+    /// The public half of the other key, as `essrun keygen writer` printed it: essrun-writer-…
+    pub writer: String,
+    /// Really let it in; without it nothing is changed
     #[arg(long)]
     pub confirm: bool,
 }

@@ -30,7 +30,7 @@ pub async fn runbook(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) ->
     let shown = match none_yet {
         true => None,
         false => {
-            let backup = repository.read(wanted).await.map_err(PipelineError::repository)?;
+            let backup = repo::read(pipeline, &repository, wanted).await?;
             Some((backup.summary().id.to_string(), repo::body(backup.summary())?))
         }
     };

@@ -59,12 +59,7 @@ pub async fn run(
     let writer = keys::writer_if_there(pipeline)?;
     let can_record = writer.is_some();
     let repository = repo::open(pipeline, writer, keys::identities(&options.identities)?).await?;
-    let backup = Arc::new(
-        repository
-            .read(&options.backup)
-            .await
-            .map_err(PipelineError::repository)?,
-    );
+    let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
 
     let base = match options.scratch {
         Some(dir) => dir,

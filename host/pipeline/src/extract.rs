@@ -23,12 +23,7 @@ pub struct ExtractOptions {
 /// Writes the artifact out and says what it was.
 pub async fn run(pipeline: &Pipeline, options: ExtractOptions) -> Result<String, PipelineError> {
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
-    let backup = Arc::new(
-        repository
-            .read(&options.backup)
-            .await
-            .map_err(PipelineError::repository)?,
-    );
+    let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
     let name = ArtifactName::new(options.artifact.clone())
         .map_err(|e| PipelineError::refused(e.to_string(), "`essrun show --artifacts` lists them"))?;
     let Some(record) = backup.artifact(&name).cloned() else {

@@ -113,10 +113,7 @@ pub async fn plan(
     let engine = load::engine(pipeline)?;
     let mut loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
-    let backup = repository
-        .read(&options.backup)
-        .await
-        .map_err(PipelineError::repository)?;
+    let backup = repo::read(pipeline, &repository, &options.backup).await?;
     let body = repo::body(backup.summary())?;
     loaded.retain(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()));
     let mut components = Vec::new();

@@ -10,6 +10,7 @@ use crate::time::utc;
 use essrun_artifact::{ArtifactRecord, BackupReader};
 use essrun_repository::{
     Access, Annotation, BackupSummary, CheckMode, CheckReport, Identity, OpenBackup, Options, Repository, WriterKey,
+    WriterPublic,
 };
 use essrun_store::{Ability, Store};
 use serde::{Deserialize, Serialize};
@@ -32,13 +33,110 @@ pub async fn inspect_store(pipeline: &Pipeline) -> Result<Vec<Ability>, Pipeline
         .map_err(PipelineError::repository)
 }
 
-/// Creates the repository.
-pub async fn init(pipeline: &Pipeline) -> Result<(), PipelineError> {
+/// What `init` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initialised {
+    /// The place was empty.
+    Created,
+    /// A repository that another writer made, and that knows the key of this pipeline.
+    Joined,
+}
+
+/// Creates the repository; or finds one that lets this writer in.
+pub async fn init(pipeline: &Pipeline) -> Result<Initialised, PipelineError> {
     let writer = keys::writer(pipeline)?;
     let recipients = keys::recipients(pipeline)?;
-    Repository::init(store(pipeline)?, &writer, &recipients)
-        .await
-        .map_err(PipelineError::repository)
+    let made = Repository::init(store(pipeline)?, &writer, &recipients).await;
+    let Err(e) = made else {
+        return Ok(Initialised::Created);
+    };
+    // Perhaps somebody else's, which this host is to write to as well.
+    let public = writer.public();
+    match open(pipeline, Some(writer), Vec::new()).await {
+        Ok(repository) if repository.writers().first() == Some(&public) => Err(PipelineError::repository(e)),
+        Ok(repository) if repository.knows(&public) => Ok(Initialised::Joined),
+        Ok(_) => Err(PipelineError::refused(
+            format!(
+                "{}: there is a repository already, and it does not know this host's writer {public}",
+                pipeline.repository.url
+            ),
+            format!(
+                "to write to it as well, run on a host whose key it knows: `essrun authorize PIPELINE {public} --confirm`, \
+                 then this again; nothing was changed"
+            ),
+        )),
+        Err(_) => Err(PipelineError::repository(e)),
+    }
+}
+
+/// What letting a writer in would do, or did.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Authorised {
+    pub event: &'static str,
+    pub confirmed: bool,
+    pub writer: String,
+    /// Everybody the repository knows, whoever they are.
+    pub writers: Vec<String>,
+}
+
+/// Lets a further writer in, by the key of this pipeline.
+pub async fn authorize(pipeline: &Pipeline, writer: &str, confirm: bool) -> Result<Authorised, PipelineError> {
+    let public: WriterPublic = writer.parse().map_err(|e: essrun_repository::RepositoryError| {
+        PipelineError::refused(e.to_string(), "nothing was changed")
+    })?;
+    let repository = open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
+    if repository.knows(&public) {
+        return Err(PipelineError::refused(
+            format!("writer {public} is known to this repository already"),
+            "it can write; `essrun init` on its host says so",
+        ));
+    }
+    if confirm {
+        repository.authorize(&public).await.map_err(PipelineError::repository)?;
+    }
+    Ok(Authorised {
+        event: "authorize",
+        confirmed: confirm,
+        writer: public.to_string(),
+        writers: repository.writers().iter().map(ToString::to_string).collect(),
+    })
+}
+
+impl Authorised {
+    pub fn text(&self) -> String {
+        let writer = &self.writer;
+        let mut t = match self.confirmed {
+            true => format!("{writer} is let in: `essrun init` on its host says so too\n"),
+            false => format!("{writer} would be let in; nothing was changed, --confirm does it\n"),
+        };
+        t.push_str(
+            "It can add backups, forget and prune any, and let others in; it reads none. It cannot be shut out again but \
+             by naming `trusted-writers` everywhere.\nknown before:\n",
+        );
+        for known in self.writers.iter().filter(|w| *w != writer) {
+            t.push_str(&format!("  {known}\n"));
+        }
+        t
+    }
+}
+
+/// Opens a backup by its id or the beginning of one. `latest` is the newest of this pipeline: in a repository of several
+/// hosts another's may be newer. Where nothing tells whose a backup is, it is the newest of all.
+pub async fn read(pipeline: &Pipeline, repository: &Repository, wanted: &str) -> Result<OpenBackup, PipelineError> {
+    let mut wanted = wanted.to_owned();
+    if wanted == "latest" {
+        let all = repository.backups().await.map_err(PipelineError::repository)?;
+        let of_this = |b: &&BackupSummary| body(b).is_ok_and(|body| body.pipeline == pipeline.name);
+        match all.iter().rev().find(of_this) {
+            Some(newest) => wanted = newest.id.to_string(),
+            None if !all.is_empty() => {
+                tracing::warn!(pipeline = %pipeline.name, "no backup says that it is of this pipeline; the newest of all is taken");
+            }
+            None => {}
+        }
+    }
+    repository.read(&wanted).await.map_err(PipelineError::repository)
 }
 
 /// Opens it with the keys at hand.
@@ -96,6 +194,10 @@ pub fn body(summary: &BackupSummary) -> Result<BackupBody, PipelineError> {
 #[serde(rename_all = "kebab-case")]
 pub struct Listed {
     pub id: String,
+    /// The writer that took it.
+    pub writer: String,
+    /// Whether a key at hand opens what it says of itself; another host's is not.
+    pub readable: bool,
     pub taken_at: i64,
     pub bytes: u64,
     pub stored_bytes: u64,
@@ -141,6 +243,8 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
         } = Standing::with(&summary, &notes)?;
         listed.push(Listed {
             id: summary.id.to_string(),
+            writer: summary.writer.to_string(),
+            readable: body.is_some(),
             taken_at: body.as_ref().map_or(summary.created_at, |b| b.started_at),
             bytes: summary.stats.bytes_read + summary.stats.bytes_adopted,
             stored_bytes: summary.stats.bytes_stored,
@@ -227,7 +331,7 @@ pub fn size(record: &ArtifactRecord) -> u64 {
 
 pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Result<Shown, PipelineError> {
     let repository = open_to_read(pipeline, identity).await?;
-    let backup: OpenBackup = repository.read(wanted).await.map_err(PipelineError::repository)?;
+    let backup = read(pipeline, &repository, wanted).await?;
     let summary = backup.summary().clone();
     let standing = Standing::of(&repository, &summary).await?;
     Ok(Shown {

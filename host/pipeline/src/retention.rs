@@ -26,6 +26,8 @@ pub struct Forgetting {
     pub event: &'static str,
     pub confirmed: bool,
     pub decisions: Vec<Decision>,
+    /// Backups of other writers, left alone.
+    pub others: usize,
     /// Why the policy gave no answer, so that everything is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_failure: Option<String>,
@@ -38,15 +40,18 @@ pub struct Considered {
     pub decisions: Vec<Decision>,
     /// What the policy was told, or would be.
     pub input: input::Retention,
+    /// Backups of other writers, which were not looked at.
+    pub others: usize,
     /// Why the policy gave no answer, so that everything is kept.
     pub policy_failure: Option<String>,
 }
 
-/// Decides on all backups; changes nothing.
+/// Decides on the backups of this writer, or of the one that is named; changes nothing.
 pub async fn consider(
     pipeline: &Pipeline,
     repository: &Repository,
     policy: Option<&Policy>,
+    of_writer: Option<&str>,
 ) -> Result<Considered, PipelineError> {
     let policy = policy.filter(|p| p.answers(Question::Retention));
     let rules = match (&pipeline.retention, policy) {
@@ -64,7 +69,17 @@ pub async fn consider(
     };
     let (mut candidates, mut backups) = (Vec::new(), Vec::new());
     let all = repository.backups_annotated().await;
+    let mut others = 0;
     for (summary, notes) in all.map_err(PipelineError::repository)? {
+        // Another host's rules are its own, and its backups must not push out those of this one.
+        let decided_on = match of_writer {
+            Some(writer) => summary.writer.as_str() == writer,
+            None => repository.is_own(&summary),
+        };
+        if !decided_on {
+            others += 1;
+            continue;
+        }
         let standing = Standing::with(&summary, &notes)?;
         backups.push(input::Backup::known(&summary, &standing));
         candidates.push(Candidate {
@@ -86,21 +101,28 @@ pub async fn consider(
         merge(&mut decisions, &said.keep, pipeline.retention.is_none());
         policy_failure = said.failure;
     }
+    if let Some(writer) = of_writer.filter(|_| decisions.is_empty()) {
+        return Err(PipelineError::refused(
+            format!("there are no backups of writer {writer:?}"),
+            "name it by its 16 digits, as `essrun list --json` shows them",
+        ));
+    }
     Ok(Considered {
         decisions,
         input,
+        others,
         policy_failure,
     })
 }
 
 /// Decides, and with `confirm` sets the tombstones.
-pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, PipelineError> {
+pub async fn forget(pipeline: &Pipeline, of_writer: Option<&str>, confirm: bool) -> Result<Forgetting, PipelineError> {
     let policy = match &pipeline.policy {
         Some(_) => Policy::load(pipeline, &load::engine(pipeline)?).await?,
         None => None,
     };
     let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
-    let considered = consider(pipeline, &repository, policy.as_ref()).await?;
+    let considered = consider(pipeline, &repository, policy.as_ref(), of_writer).await?;
     let decisions = considered.decisions;
     if confirm {
         for d in decisions.iter().filter(|d| !d.keep) {
@@ -115,6 +137,7 @@ pub async fn forget(pipeline: &Pipeline, confirm: bool) -> Result<Forgetting, Pi
         event: "forget",
         confirmed: confirm,
         decisions,
+        others: considered.others,
         policy_failure: considered.policy_failure,
         times: backups.into_iter().map(|b| (b.id, b.taken_at_unix_seconds)).collect(),
     })
@@ -175,6 +198,12 @@ impl Forgetting {
                 (false, false) => "would forget",
             };
             t.push_str(&format!("{word:<13} {id}  {}  {}\n", utc(at), d.reasons.join(", ")));
+        }
+        if self.others > 0 {
+            t.push_str(&format!(
+                "left alone: {} of other writers; --of WRITER decides on those of one of them\n",
+                self.others
+            ));
         }
         let gone = self.decisions.iter().filter(|d| !d.keep).count();
         t.push_str(&match (gone, self.confirmed) {

@@ -63,7 +63,9 @@ pub struct Drilled {
 
 /// Asks the repository.
 pub async fn status(pipeline: &Pipeline) -> Result<Status, PipelineError> {
-    let listed = repo::list(pipeline).await?;
+    let mut listed = repo::list(pipeline).await?;
+    // Another host's backups say nothing of this pipeline's components.
+    listed.retain(|b| b.readable);
     let store = repo::store(pipeline)?;
     let objects = store.list("").await.map_err(PipelineError::repository)?;
     let mut status = judge(pipeline, &listed, now());
@@ -236,6 +238,8 @@ mod tests {
     fn backup(id: &str, at: i64, components: &[&str], drill: Option<(i64, bool)>) -> Listed {
         Listed {
             id: id.into(),
+            writer: "0123456789abcdef".into(),
+            readable: true,
             taken_at: at,
             bytes: 1,
             stored_bytes: 1,

@@ -149,8 +149,17 @@ async fn keys_and_store(pipeline: &Pipeline, v: &mut Validation) {
         }
         Err(e) => return v.add("writer-key", Severity::Error, e.to_string()),
     };
+    let public = writer.public();
     match repo::open(pipeline, Some(writer), Vec::new()).await {
         Err(e) => v.add("repository", Severity::Error, e.to_string()),
+        Ok(repository) if !repository.knows(&public) => v.add(
+            "repository",
+            Severity::Error,
+            format!(
+                "{} does not know writer {public}: on a host whose key it knows, `essrun authorize PIPELINE {public} --confirm`",
+                pipeline.repository.url
+            ),
+        ),
         Ok(repository) => match repository.backups().await {
             Ok(backups) => v.ok(
                 "repository",

@@ -264,10 +264,10 @@ impl Core {
             Err(RepositoryError::refused(
                 format!("writer {} is not known to this repository", key.id()),
                 format!(
-                    "let a known writer vouch for it (`rotate`); when that one's key is lost, name both under \
-                     trusted-writers: {} and {}",
+                    "on a host whose key is known: `essrun authorize PIPELINE {new} --confirm`; when every such key is \
+                     lost, name both under trusted-writers: {} and {new}",
                     self.config.writer,
-                    key.public()
+                    new = key.public()
                 ),
             ))
         }

@@ -53,6 +53,17 @@ impl Repository {
         &self.core.trusted
     }
 
+    /// Whether this writer may write here.
+    pub fn knows(&self, writer: &WriterPublic) -> bool {
+        self.core.trusted.contains(writer) && self.core.retired(&writer.id()).is_none()
+    }
+
+    /// Whether a backup is of the writer key at hand, or of one it was rotated from. Without a writer key all are as good
+    /// as own.
+    pub fn is_own(&self, backup: &BackupSummary) -> bool {
+        self.core.writer.is_none() || self.core.own_writers().contains(&backup.writer)
+    }
+
     /// Lets a further writer in; needs the key of one that is.
     pub async fn authorize(&self, writer: &WriterPublic) -> Result<(), RepositoryError> {
         self.core.authorize(writer).await

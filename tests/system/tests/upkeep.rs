@@ -441,6 +441,116 @@ fn a_plugins_recipient_is_written_to_and_read_with() {
     assert!(head.contains("-> essruntest x\n") && !head.contains("X25519"), "{head}");
 }
 
+/// Two hosts, one repository: the second is let in by the first, and neither minds the other.
+#[test]
+fn a_second_host_is_let_in_and_keeps_to_itself() {
+    let first = Folder::new();
+    first.run(&["pipeline.toml"]);
+    // The second host: keys, cache, state and files of its own.
+    let second = Folder {
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let made = second.run(&["keygen", "writer", "--output", "writer.key"]);
+    let word = |text: &str, begins: &str| {
+        let found = text.split_whitespace().find(|w| w.starts_with(begins));
+        found.unwrap_or_else(|| panic!("no {begins}… in {text}")).to_owned()
+    };
+    let public = word(&made.stdout, "essrun-writer-");
+    let known = word(
+        &std::fs::read_to_string(first.path().join("writer.key")).unwrap(),
+        "essrun-writer-",
+    );
+    let identity = std::fs::read_to_string(first.path().join("identity.txt")).unwrap();
+    second.pipeline(
+        &word(&identity, "age1"),
+        "writer.key",
+        &format!("trusted-writers = [\"{known}\"]\n"),
+    );
+    let file = second.path().join("pipeline.toml");
+    let shared = first.path().join("repository");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("url = \"repository\"", &format!("url = {shared:?}"));
+    let text = text.replace("name = \"folder\"", "name = \"other\"");
+    std::fs::write(&file, text).unwrap();
+    second.fill(100..140);
+
+    for verb in [
+        &["init", "pipeline.toml"][..],
+        &["pipeline.toml"],
+        &["validate", "pipeline.toml"],
+    ] {
+        let refused = second.essrun().run(verb);
+        assert_ne!(refused.code(), Some(0), "{refused}");
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(said.contains("essrun authorize") && said.contains(&public), "{refused}");
+    }
+    let own = second
+        .essrun()
+        .run(&["authorize", "pipeline.toml", &public, "--confirm"]);
+    assert_ne!(own.code(), Some(0), "nobody lets himself in: {own}");
+    let dry = first.run(&["authorize", "pipeline.toml", &public]);
+    assert!(dry.stdout.contains("nothing was changed"), "{dry}");
+    assert_ne!(second.essrun().run(&["init", "pipeline.toml"]).code(), Some(0));
+    first.run(&["authorize", "pipeline.toml", &public, "--confirm"]);
+    first
+        .essrun()
+        .run(&["authorize", "pipeline.toml", &public, "--confirm"])
+        .expect_stderr(&["known to this repository already"]);
+    first
+        .essrun()
+        .run(&["authorize", "pipeline.toml", "essrun-writer-00", "--confirm"])
+        .expect_stderr(&["64 hexadecimal digits"]);
+    let joined = second.essrun().run_json(&["init", "pipeline.toml"]).expect_success();
+    assert_eq!(joined.events[0]["joined"], true, "{joined}");
+
+    second.run(&["pipeline.toml"]);
+    second.run(&["validate", "pipeline.toml"]);
+    first.run(&["pipeline.toml"]);
+    // The newest is the first host's; the second's `latest` is its own, and unchanged files are taken over from it.
+    let again = second.essrun().run_json(&["pipeline.toml"]).expect_success();
+    assert!(again.stdout.contains("backup"), "{again}");
+    let list = |host: &Folder| {
+        host.essrun()
+            .run_json(&["list", "pipeline.toml"])
+            .expect_success()
+            .events
+    };
+    let seen = list(&second);
+    assert_eq!(seen.len(), 4);
+    let own: Vec<bool> = seen.iter().map(|b| b["readable"].as_bool().unwrap()).collect();
+    assert_eq!(own, [false, true, false, true], "{seen:?}");
+    let stored = |n: usize| seen[n]["stored-bytes"].as_u64().unwrap();
+    assert!(
+        stored(3) < stored(1) / 10,
+        "everything was read and stored again: {seen:?}"
+    );
+    first.run(&["pipeline.toml"]);
+    let status = second.essrun().run_json(&["status", "pipeline.toml"]).expect_success();
+    assert!(!status.stdout.contains("was not asked for"), "{status}");
+    let identity = first.path().join("identity.txt");
+    let identity = identity.to_str().unwrap();
+    let drill = second.run(&["drill", "pipeline.toml", "--identity", identity]);
+    assert!(drill.stdout.contains(seen[3]["id"].as_str().unwrap()), "{drill}");
+    let shown = second.run(&["show", "pipeline.toml"]);
+    assert!(shown.stdout.contains("pipeline \"other\""), "{shown}");
+
+    // Each host's rules are for its own backups.
+    let forgotten = second.run(&["forget", "pipeline.toml", "--confirm"]);
+    assert!(
+        forgotten.stdout.contains("left alone: 3 of other writers"),
+        "{forgotten}"
+    );
+    let left = list(&first);
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert_eq!(left.iter().filter(|b| b["readable"] == true).count(), 3);
+    let other = seen[0]["writer"].as_str().unwrap();
+    let of = second.run(&["forget", "pipeline.toml", "--of", other]);
+    assert_eq!(of.stdout.matches("would forget").count(), 2, "{of}");
+    for host in [&first, &second] {
+        host.run(&["check", "pipeline.toml", "--identity", identity]);
+    }
+}
+
 /// A writer key that is lost: nothing else is.
 #[test]
 fn a_lost_writer_key_loses_no_backup() {

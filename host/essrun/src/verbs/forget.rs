@@ -20,7 +20,7 @@ pub async fn run(args: ForgetArgs, ui: &Ui) -> Result<(), PipelineError> {
         });
         return Ok(());
     }
-    let forgetting = retention::forget(&pipeline, args.confirm).await?;
+    let forgetting = retention::forget(&pipeline, args.of.as_deref(), args.confirm).await?;
     ui.answer(&forgetting, || forgetting.text());
     forgetting.into_error()
 }

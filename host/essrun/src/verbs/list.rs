@@ -31,6 +31,9 @@ pub async fn run(args: PipelineArgs, ui: &Ui) -> Result<(), PipelineError> {
             human(b.stored_bytes),
             b.components.join(", ")
         );
+        if !b.readable {
+            line.push_str(&format!("(of writer {}, not to be read here)", b.writer));
+        }
         if !b.missing.is_empty() {
             line.push_str(&format!("  INCOMPLETE, without {}", b.missing.join("; ")));
         }

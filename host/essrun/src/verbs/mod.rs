@@ -1,5 +1,6 @@
 //! One file per verb: arguments in, one call of the pipeline room, an answer out.
 
+mod authorize;
 mod backup;
 mod check;
 mod drill;
@@ -44,6 +45,7 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Rekey(args) => rekey::run(args, ui).await,
         Verb::Repair(args) => repair::run(args, ui).await,
         Verb::Rotate(args) => rotate::run(args, ui).await,
+        Verb::Authorize(args) => authorize::run(args, ui).await,
         Verb::Incident(args) => incident::run(args, ui).await,
         Verb::Policy(verb) => policy::run(verb, ui).await,
         Verb::Plugin(args) => plugin::run(args, ui).await,

@@ -8,10 +8,11 @@ use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::known;
 use crate::load::{self, Loaded};
+use crate::repo;
 use crate::report::{Event, Reporter};
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, BackupWriter, Progress, Sensitivity};
 use essrun_postgres::{Snapshot, dump};
-use essrun_repository::{Backup, Repository};
+use essrun_repository::{Backup, BackupSummary, Repository};
 use essrun_volume::{Archive, ArchiveReport, Noted};
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ pub async fn everything(
     groups.clear();
 
     reporter.event(Event::Phase { phase: "archive" });
-    let previous = Previous::open(repository).await;
+    let previous = Previous::open(pipeline, repository).await;
     for one in components.iter_mut().filter(|c| c.failed.is_none()) {
         if let Err(e) = files(one, &previous, &writer, options, pipeline, &progress).await {
             one.fail(&e, reporter.as_ref());
@@ -194,9 +195,16 @@ struct Previous(Option<Arc<dyn BackupReader>>);
 
 impl Previous {
     /// The newest backup that can be read here. None is no fault: everything is read anew.
-    async fn open(repository: &Repository) -> Previous {
+    async fn open(pipeline: &Pipeline, repository: &Repository) -> Previous {
+        let of_this = |b: &BackupSummary| repo::body(b).is_ok_and(|body| body.pipeline == pipeline.name);
         let newest = match repository.backups().await {
-            Ok(backups) => backups.into_iter().next_back(),
+            // Other hosts and other pipelines may write here as well.
+            Ok(mut backups) => {
+                backups.retain(|b| b.body.is_some());
+                let newest = backups.iter().rposition(|b| of_this(b));
+                let newest = newest.or(backups.len().checked_sub(1));
+                newest.map(|at| backups.swap_remove(at))
+            }
             Err(e) => {
                 tracing::warn!("earlier backups cannot be listed, every file is read: {e}");
                 None

@@ -99,7 +99,7 @@ pub async fn explain(
                 one(&policy, question, &asker.input(&planned, &restore).await?).await?
             }
             (Question::Retention, about) => {
-                let considered = retention::consider(pipeline, &repository, Some(&policy)).await?;
+                let considered = retention::consider(pipeline, &repository, Some(&policy), None).await?;
                 let mut explained = one(&policy, question, &considered.input).await?;
                 let wanted = about.as_ref().map(|b| &b.summary().id);
                 explained.decisions = considered.decisions;

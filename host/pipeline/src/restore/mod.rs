@@ -91,12 +91,7 @@ pub async fn prepare(
     if !options.dry_run {
         leftovers::clean(&loaded, &options).await?;
     }
-    let backup = Arc::new(
-        repository
-            .read(&options.backup)
-            .await
-            .map_err(PipelineError::repository)?,
-    );
+    let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
     let mut planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
     let (database_bytes, file_bytes) = planned.bytes();
     planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
