@@ -84,6 +84,7 @@ pub async fn consider(
         backups.push(input::Backup::known(&summary, &standing));
         candidates.push(Candidate {
             created_at: summary.created_at,
+            sequence: summary.sequence,
             verified: standing.verified_at().is_some(),
             suspect: standing.state != State::Normal || summary.lost_objects > 0,
             id: summary.id,

@@ -76,10 +76,19 @@ pub struct Candidate {
     pub id: BackupId,
     /// Seconds since 1970.
     pub created_at: i64,
+    /// Its place in its writer's chain: of two begun in one second the later.
+    pub sequence: u64,
     /// A drill or restore of it succeeded.
     pub verified: bool,
     /// A policy or a check found its content odd.
     pub suspect: bool,
+}
+
+impl Candidate {
+    /// Greater is newer. The id is random within a second, and decides only between writers.
+    fn age(&self) -> (i64, u64, &BackupId) {
+        (self.created_at, self.sequence, &self.id)
+    }
 }
 
 /// What is to become of a backup.
@@ -119,7 +128,7 @@ fn year(t: &jiff::ZonedDateTime) -> String {
 /// Decides on all candidates, newest first.
 pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision> {
     let mut order: Vec<&Candidate> = candidates.iter().collect();
-    order.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+    order.sort_by(|a, b| b.age().cmp(&a.age()));
     let horizon = now.saturating_add(rules.clock_skew.as_secs());
     let future = |c: &Candidate| c.created_at > horizon;
     let mut reasons: BTreeMap<&BackupId, Vec<String>> = BTreeMap::new();
@@ -269,6 +278,7 @@ mod tests {
         Candidate {
             id: BackupId::new(format!("{time}-{n:08x}")).unwrap(),
             created_at,
+            sequence: 1,
             verified: false,
             suspect: false,
         }
@@ -394,6 +404,41 @@ mod tests {
     }
 
     #[test]
+    fn of_one_second_the_later_in_its_chain_is_newer() {
+        // Ids that sort against the order in which the backups were made.
+        let now = at("2026-01-10T12:00:00Z");
+        let all: Vec<Candidate> = (0..3u64)
+            .map(|n| Candidate {
+                sequence: 7 + n,
+                ..candidate(9 - n as usize, now)
+            })
+            .collect();
+        let last = Rules { last: 1, ..rules() };
+        let decisions = decide(&last, &all, now);
+        assert_eq!(
+            decisions.iter().map(|d| &d.id).collect::<Vec<_>>(),
+            [&all[2].id, &all[1].id, &all[0].id]
+        );
+        assert_eq!(
+            decisions.iter().map(|d| d.keep).collect::<Vec<_>>(),
+            [true, false, false]
+        );
+        // The newest verified one, too, is the later.
+        let verified: Vec<Candidate> = all
+            .iter()
+            .map(|c| Candidate {
+                verified: true,
+                ..c.clone()
+            })
+            .collect();
+        let kept = decide(&last, &verified, now);
+        assert_eq!(
+            kept.iter().filter(|d| d.keep).map(|d| &d.id).collect::<Vec<_>>(),
+            [&all[2].id]
+        );
+    }
+
+    #[test]
     fn verified_ones_come_first() {
         let mut all = times(&["2026-01-10T12:00:00Z", "2026-01-10T03:00:00Z", "2026-01-05T03:00:00Z"]);
         all[1].verified = true;
@@ -426,7 +471,7 @@ mod tests {
             };
             let base = kept(&rules, &all);
             let mut sorted = all.clone();
-            sorted.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+            sorted.sort_by(|a, b| b.age().cmp(&a.age()));
             if let Some(newest) = sorted.iter().find(|c| c.verified && !c.suspect) {
                 prop_assert!(base.contains(&newest.id));
             }
