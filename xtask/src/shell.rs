@@ -99,9 +99,11 @@ pub fn essrun(profile: &str) -> Result<PathBuf> {
         return Ok(PathBuf::from(binary));
     }
     let mut build = cargo();
-    build.args(["build", "--package", "essrun"]);
     if profile == "release" {
-        build.arg("--release");
+        build.args(["build", "--release", "--package", "essrun"]);
+    } else {
+        // With the features of the workspace, as for the tests: what is built for one serves the other.
+        build.args(["build", "--workspace", "--bin", "essrun"]);
     }
     show(&mut build)?;
     Ok(target_dir(profile)?.join("essrun"))

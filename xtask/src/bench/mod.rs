@@ -38,9 +38,10 @@ pub enum Bench {
 
 /// The system test of the same, with so many backups; the figures are what it prints.
 fn instant(backups: u32) -> Result {
-    let binary = shell::essrun("debug")?;
+    let binary = shell::essrun("release")?;
     let mut tests = shell::cargo();
-    tests.args(["test", "--package", "essrun-system-tests", "--test", "causality", "--"]);
+    // With the features of the workspace, as all tests are built: those of the package alone would be built anew.
+    tests.args(["test", "--workspace", "--test", "causality", "--"]);
     tests.args(["--nocapture", "--test-threads", "1"]);
     shell::show(
         tests
