@@ -143,19 +143,20 @@ fn never_seen_with_effect_but_not_cause(two_servers: bool, how: &str) {
     let (mut took, mut held, mut tries, mut before) = (Vec::new(), Vec::new(), Vec::new(), None::<BTreeSet<String>>);
     let (mut would_be_seen, mut written) = (0, 0);
     let count = backups();
+    let mut taken = Vec::new();
     for n in 0..count {
         let from = writers.so_far();
         let backup = pair.essrun().run_json(&["pipeline.toml"]).expect_success();
         let during = writers.so_far() - from;
         assert!(during > 0, "nobody wrote while backup {n} was taken");
         written += during;
-        let id = backup.events_of("committed").next().unwrap()["backup"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-
-        let causes = devices(&pair, &id, "synapse/main/public.devices");
-        let effects = devices(&pair, &id, "mas/main/public.compat_sessions");
+        let committed = backup.events_of("committed").next().unwrap();
+        taken.push(committed["backup"].as_str().unwrap().to_owned());
+    }
+    writers.stop();
+    for (n, id) in taken.iter().enumerate() {
+        let causes = devices(&pair, id, "synapse/main/public.devices");
+        let effects = devices(&pair, id, "mas/main/public.compat_sessions");
         let without: Vec<_> = effects.difference(&causes).collect();
         assert!(
             without.is_empty(),
@@ -173,7 +174,7 @@ fn never_seen_with_effect_but_not_cause(two_servers: bool, how: &str) {
         before = Some(causes);
 
         let shown = pair
-            .run(&["--json", "show", "pipeline.toml", "--backup", &id])
+            .run(&["--json", "show", "pipeline.toml", "--backup", id])
             .expect_success();
         let shown: Value = serde_json::from_str(shown.stdout.trim()).unwrap();
         let instant = &shown["body"]["instants"][0];
@@ -188,7 +189,6 @@ fn never_seen_with_effect_but_not_cause(two_servers: bool, how: &str) {
         tries.push(reached["tries"].as_u64().unwrap() as f64);
         held.extend(reached["hold_ms"].as_f64());
     }
-    writers.stop();
     assert_eq!(would_be_seen, count - 1, "the check sees what it looks for");
     assert_eq!(held.len(), if two_servers { count } else { 0 });
     println!("{count} backups, {how}, {written} writes to both meanwhile: no effect without its cause");
