@@ -15,8 +15,11 @@ fn names(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// Takes bytes from outside; must not panic whatever they are.
+type Target = fn(&[u8]);
+
 /// Hands every file of a target's corpus to it.
-pub fn run(targets: &[(&str, fn(&[u8]))]) {
+pub fn run(targets: &[(&str, Target)]) {
     let known = names(&here().join("targets"));
     for (name, target) in targets {
         assert!(known.contains(&format!("{name}.rs")), "{name} has no file in targets/");

@@ -201,7 +201,7 @@ impl Previous {
             // Other hosts and other pipelines may write here as well.
             Ok(mut backups) => {
                 backups.retain(|b| b.body.is_some());
-                let newest = backups.iter().rposition(|b| of_this(b));
+                let newest = backups.iter().rposition(of_this);
                 let newest = newest.or(backups.len().checked_sub(1));
                 newest.map(|at| backups.swap_remove(at))
             }
