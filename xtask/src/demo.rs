@@ -157,6 +157,8 @@ impl Runner<'_> {
         command
             .args(args)
             .current_dir(self.suite.path())
+            // Throwaway, as all of it: nothing of the demo stays in /var/lib.
+            .env("ESSRUN_STATE", self.suite.path().join(".state"))
             .env(DATABASE_VARIABLE, self.suite.database.url());
         command
     }

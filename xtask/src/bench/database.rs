@@ -165,6 +165,7 @@ impl World {
         command
             .args(arguments)
             .current_dir(self.suite.path())
+            .env("ESSRUN_STATE", self.suite.path().join(".state"))
             .env(DATABASE_VARIABLE, self.suite.database.url());
         command
     }

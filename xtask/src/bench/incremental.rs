@@ -247,7 +247,10 @@ fn media(binary: PathBuf, options: Options) -> Result {
     let peers = Peers::make(root.join("peers"))?;
     let essrun = |arguments: &[&str]| {
         let mut command = Command::new(&binary);
-        command.args(arguments).current_dir(root);
+        command
+            .args(arguments)
+            .current_dir(root)
+            .env("ESSRUN_STATE", root.join(".state"));
         command
     };
     let made = shell::quiet(&mut essrun(&["keygen", "identity", "--output", "identity.txt"]))?;
