@@ -3,12 +3,10 @@
 //! The host runs every query as `SELECT … FROM (<sql>)` in a read-only transaction, so it must be one SELECT without a
 //! semicolon; PostgreSQL runs it with an empty search_path. Types beyond [`Cell`] are cast to text in the query.
 
+use crate::paged::Paged;
 use crate::{Error, InspectError, host};
 
 pub use crate::bindings::ess::inspect::database::{Cell, DatabaseInfo, Engine, TableInfo, TableKind};
-
-/// Rows asked for at a time; the host may give fewer.
-const PAGE_ROWS: u32 = 1000;
 
 /// Facts about the database behind a label.
 pub fn info(label: &str) -> Result<DatabaseInfo, InspectError> {
@@ -165,11 +163,8 @@ pub fn query(label: &str, sql: &str, params: &[Cell]) -> Result<Rows, Error> {
     let rows = host::query(label, sql, params).map_err(|e| about(e, label, sql))?;
     let columns = rows.columns();
     Ok(Rows {
-        rows,
         columns,
-        about: format!("{label}: {}", brief(sql)),
-        page: Vec::new().into_iter(),
-        ended: false,
+        rows: Paged::new(rows, format!("{label}: {}", brief(sql))),
     })
 }
 
@@ -239,11 +234,8 @@ impl TableInfo {
 
 /// The rows of a query. An iterator; dropping it ends the query.
 pub struct Rows {
-    rows: host::Rows,
+    rows: Paged<host::Rows>,
     columns: Vec<String>,
-    about: String,
-    page: std::vec::IntoIter<Vec<Cell>>,
-    ended: bool,
 }
 
 impl Rows {
@@ -262,32 +254,11 @@ impl Iterator for Rows {
     type Item = Result<Row, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(cells) = self.page.next() {
-                return Some(Ok(Row {
-                    cells,
-                    about: self.about.clone(),
-                }));
-            }
-            if self.ended {
-                return None;
-            }
-            match self.rows.next(PAGE_ROWS) {
-                Ok(page) => {
-                    self.ended = page.is_empty();
-                    self.page = page.into_iter();
-                }
-                Err(e) => {
-                    self.ended = true;
-                    return Some(Err(Error::Inspect(format!(
-                        "{}: {}: {}",
-                        self.about,
-                        e.case(),
-                        e.text()
-                    ))));
-                }
-            }
-        }
+        let cells = self.rows.next()?;
+        Some(cells.map(|cells| Row {
+            cells,
+            about: self.rows.about.clone(),
+        }))
     }
 }
 

@@ -58,6 +58,7 @@ pub mod incident;
 pub mod log;
 #[cfg(not(target_family = "wasm"))]
 pub mod mock;
+mod paged;
 mod pattern;
 mod plan;
 pub mod settings;

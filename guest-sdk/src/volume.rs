@@ -1,11 +1,9 @@
 //! Listing and small reads on granted volumes.
 
+use crate::paged::Paged;
 use crate::{Error, InspectError, host};
 
 pub use crate::bindings::ess::inspect::volume::{Entry, EntryKind, FileDigest};
-
-/// Entries asked for at a time; the host may give fewer.
-const PAGE_ENTRIES: u32 = 1000;
 
 /// Paths one look or digest may name.
 pub const PATHS_A_CALL: usize = 1000;
@@ -22,12 +20,8 @@ pub fn granted(label: &str) -> Result<bool, InspectError> {
 
 /// Lists a directory (empty: the root), with `recursive` the whole tree below it.
 pub fn walk(label: &str, directory: &str, recursive: bool) -> Result<Listing, InspectError> {
-    Ok(Listing {
-        listing: host::walk(label, directory, recursive)?,
-        about: format!("{label}/{directory}"),
-        page: Vec::new().into_iter(),
-        ended: false,
-    })
+    let listing = host::walk(label, directory, recursive)?;
+    Ok(Listing(Paged::new(listing, format!("{label}/{directory}"))))
 }
 
 /// Like [`walk`], or nothing where the directory does not exist.
@@ -116,39 +110,12 @@ fn in_calls<T>(
 }
 
 /// The entries of a directory. An iterator; dropping it ends the walk.
-pub struct Listing {
-    listing: host::Listing,
-    about: String,
-    page: std::vec::IntoIter<Entry>,
-    ended: bool,
-}
+pub struct Listing(Paged<host::Listing>);
 
 impl Iterator for Listing {
     type Item = Result<Entry, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(entry) = self.page.next() {
-                return Some(Ok(entry));
-            }
-            if self.ended {
-                return None;
-            }
-            match self.listing.next(PAGE_ENTRIES) {
-                Ok(page) => {
-                    self.ended = page.is_empty();
-                    self.page = page.into_iter();
-                }
-                Err(e) => {
-                    self.ended = true;
-                    return Some(Err(Error::Inspect(format!(
-                        "{}: {}: {}",
-                        self.about,
-                        e.case(),
-                        e.text()
-                    ))));
-                }
-            }
-        }
+        self.0.next()
     }
 }
