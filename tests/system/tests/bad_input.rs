@@ -153,8 +153,8 @@ fn what_is_outside_the_file() {
         (
             "url = \"repository\"",
             "url = \"ftp://example.org/x\"",
-            6,
-            &["ftp", "s3://"],
+            CONFIG,
+            &["pipeline.toml:5: ", "ftp://", "hint:", "s3://"],
         ),
         (
             "url-env = \"SYNAPSE_DB\"",

@@ -11,6 +11,7 @@ mod store;
 
 use crate::error::{At, PipelineError};
 use crate::plugin::SignedBy;
+use essrun_store::Location;
 pub use policy::{PolicyConfig, PolicyFile, REGO};
 pub use secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
@@ -350,10 +351,19 @@ impl Checker<'_> {
                 "give a directory or s3://bucket/prefix",
             ));
         }
-        let url = if url.contains("://") {
-            url.clone()
-        } else {
-            self.path(url).display().to_string()
+        let url = match url.split_once("://") {
+            // Only how it begins is shown: keys may stand in an address, where they should not.
+            Some((scheme, _)) => match url.parse::<Location>() {
+                Ok(_) => url.clone(),
+                Err(e) => {
+                    return Err(self.places.error(
+                        self.places.of(&raw.url),
+                        format!("url begins with {:?}: {}", format!("{scheme}://"), e.why),
+                        e.hint.unwrap_or("write a directory, or s3://bucket/prefix"),
+                    ));
+                }
+            },
+            None => self.path(url).display().to_string(),
         };
         let mut recipients = Vec::new();
         let mut offline = BTreeSet::new();

@@ -49,6 +49,20 @@ fn bad_files_are_refused_with_line_and_hint() {
         ("name = \"example\"", "name = \"Ex ample\"", 2, "not allowed"),
         ("name = \"example\"", "", 1, "missing field `name`"),
         ("writer-key", "writer-kee", 7, "unknown field `writer-kee`"),
+        ("url = \"repo\"", "url = \"\"", 5, "url is empty"),
+        (
+            "url = \"repo\"",
+            "url = \"ftp://example.org/x\"",
+            5,
+            "\"ftp://\": this kind of address is not known",
+        ),
+        ("url = \"repo\"", "url = \"s3://\"", 5, "\"s3://\": no bucket is named"),
+        (
+            "url = \"repo\"",
+            "url = \"file://host/x\"",
+            5,
+            "a file address names no host",
+        ),
         ("[\"age1x\"]", "[\"AGE-SECRET-KEY-1X\"]", 6, "identity"),
         ("use = \"synapse\"", "use = 3", 10, "built-in component"),
         ("[\"age1x\"]", "7", 6, "recipients: invalid type"),
@@ -99,6 +113,16 @@ fn bad_files_are_refused_with_line_and_hint() {
             other => panic!("{to}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn keys_in_an_address_are_refused_and_not_shown() {
+    let said = parse(&GOOD.replacen("url = \"repo\"", "url = \"s3://AKIA:hunter2@bucket/x\"", 1)).unwrap_err();
+    assert!(
+        matches!(&said, PipelineError::Config { at, .. } if at.line == 5),
+        "{said}"
+    );
+    assert!(!said.to_string().contains("hunter2"), "{said}");
 }
 
 #[test]
