@@ -37,4 +37,6 @@ test_tomorrows if waits({"now": {"unix_seconds": now - (2 * 24 * 3600)}})
 
 test_drills_are_free if not waits({"drill": true, "approvals": []})
 
+test_leaks_wait if waits({"verb": "incident", "replace": true, "approvals": []})
+
 test_onto_nothing_is_free if not waits({"targets": [{"component": "synapse", "label": "main", "live": false}], "approvals": []})

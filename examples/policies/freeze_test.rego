@@ -33,4 +33,8 @@ test_one_of_several if frozen({"settings": {"freezes": [object.union(holidays, {
 
 test_drills_are_free if not frozen({"drill": true})
 
+test_leaks_do_not_wait if not frozen({"verb": "incident"})
+
+test_restores_wait if frozen({"verb": "restore"})
+
 test_onto_nothing_is_free if not frozen({"targets": [{"component": "synapse", "label": "main", "live": false}]})

@@ -5,6 +5,7 @@ pub mod plugin;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use essrun_pipeline::Exit;
 use essrun_pipeline::policy::Question;
+use essrun_pipeline::policy::input::Verb as Asking;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -204,6 +205,9 @@ pub struct ExtractArgs {
     /// Where to: a file (default: stdout), or for a volume a new directory
     #[arg(long, short)]
     pub output: Option<PathBuf>,
+    /// Also what a component had finished before it failed: whole by itself, but not what belongs with it
+    #[arg(long)]
+    pub incomplete: bool,
     /// Only this path of a volume
     #[arg(long)]
     pub path: Option<String>,
@@ -364,6 +368,36 @@ pub struct PolicyExplainArgs {
     /// As if the restore were to replace what is there
     #[arg(long)]
     pub replace: bool,
+    /// As which verb may-restore is asked
+    #[arg(
+        long = "as",
+        value_enum,
+        value_name = "VERB",
+        default_value = "restore",
+        conflicts_with = "question"
+    )]
+    pub verb: AskingVerb,
+    /// What `extract` would hand out, as `essrun show --artifacts` names it
+    #[arg(long, required_if_eq("verb", "extract"))]
+    pub artifact: Option<String>,
+}
+
+/// Verbs that ask may-restore and whose plan can be made without them.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AskingVerb {
+    Restore,
+    Extract,
+    Incident,
+}
+
+impl From<AskingVerb> for Asking {
+    fn from(verb: AskingVerb) -> Asking {
+        match verb {
+            AskingVerb::Restore => Asking::Restore,
+            AskingVerb::Extract => Asking::Extract,
+            AskingVerb::Incident => Asking::Incident,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -51,6 +51,18 @@ impl Ui {
         }
     }
 
+    /// For a verb that writes data to standard output: events are text on standard error, also with `--json`.
+    pub fn beside_data(&self) -> Ui {
+        Ui {
+            inner: Arc::new(Inner {
+                json: false,
+                quiet: self.inner.quiet,
+                bars: self.inner.bars.clone(),
+                work: Mutex::default(),
+            }),
+        }
+    }
+
     /// Sends log lines to stderr without tearing the bars. RUST_LOG overrides `-v`.
     pub fn log_to_stderr(&self, verbose: u8) {
         let default = match verbose {

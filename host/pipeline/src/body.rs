@@ -3,6 +3,7 @@
 //! The repository keeps it without looking inside. It is read back by every verb that shows or restores, possibly
 //! years later by a newer essrun: fields are only ever added, and unknown ones are ignored.
 
+use essrun_artifact::ArtifactName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -48,6 +49,12 @@ impl BackupBody {
             .iter()
             .filter_map(|c| c.failed.as_ref().map(|why| format!("{}: {why}", c.name)))
             .collect()
+    }
+
+    /// Why the component an artifact belongs to failed. What it had finished before is in the backup, each artifact whole;
+    /// what belongs together is not, so no restore takes it.
+    pub fn failed(&self, artifact: &ArtifactName) -> Option<&str> {
+        self.component(artifact.component())?.failed.as_deref()
     }
 
     pub fn component(&self, name: &str) -> Option<&ComponentBody> {

@@ -9,6 +9,7 @@ use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::pace::Pace;
 use crate::policy::Policy;
+use crate::policy::input::Verb;
 use crate::repo::{DRILL, DrillNote};
 use crate::report::{Event, Reporter};
 use crate::restore::plan::{self, DatabaseTarget, Planned, Purpose};
@@ -75,7 +76,7 @@ pub async fn run(
         pipeline,
         policy: policy.as_ref(),
         repository: &repository,
-        drill: true,
+        verb: Verb::Drill,
     };
     let rehearsed = rehearse(&asker, loaded, backup.clone(), &restore, &folder, &reporter).await;
     let removed = folder.remove();

@@ -1,10 +1,15 @@
 //! One artifact out of a backup, without any server: definitions as SQL, tables as COPY data, volumes as files.
+//!
+//! It hands out data as a restore does, so the policy is asked the same question, before the first byte is written.
 
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::policy::{Policy, input};
 use crate::repo;
+use crate::report::Reporter;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, Content, NoProgress};
 use essrun_postgres::dump;
+use essrun_repository::OpenBackup;
 use essrun_volume::TreePath;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,31 +20,31 @@ pub struct ExtractOptions {
     pub backup: String,
     pub identities: Vec<PathBuf>,
     pub artifact: String,
+    /// Also of a component that failed when the backup was taken.
+    pub incomplete: bool,
     /// One path of a volume.
     pub path: Option<String>,
     pub output: Option<PathBuf>,
 }
 
 /// Writes the artifact out and says what it was.
-pub async fn run(pipeline: &Pipeline, options: ExtractOptions) -> Result<String, PipelineError> {
+pub async fn run(
+    pipeline: &Pipeline,
+    options: ExtractOptions,
+    reporter: &dyn Reporter,
+) -> Result<String, PipelineError> {
+    // Before anything is opened: without the policy nothing is done.
+    let policy = Policy::about_restores(pipeline).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
     let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
-    let name = ArtifactName::new(options.artifact.clone())
-        .map_err(|e| PipelineError::refused(e.to_string(), "`essrun show --artifacts` lists them"))?;
-    let Some(record) = backup.artifact(&name).cloned() else {
-        return Err(PipelineError::refused(
-            format!("backup {} holds no artifact {name}", backup.summary().id),
-            "`essrun show --artifacts` lists them",
-        ));
-    };
+    let record = record(&backup, &options)?;
+    let name = &record.name;
+    if let Some(policy) = &policy {
+        let input = input::may_restore(pipeline, &repository, &backup, asked(&record, &options)).await?;
+        policy.may_restore(&input, reporter).await?.or_refuse()?;
+    }
     if record.kind == essrun_volume::KIND {
         return volume(backup, &record, options).await;
-    }
-    if options.path.is_some() {
-        return Err(PipelineError::refused(
-            format!("{name} is no volume"),
-            "leave --path away",
-        ));
     }
     let contents = match record.kind.as_str() {
         dump::KIND_TABLE => dump::table_contents(&record).map_err(|e| PipelineError::restoring(name.to_string(), e))?,
@@ -68,6 +73,77 @@ pub async fn run(pipeline: &Pipeline, options: ExtractOptions) -> Result<String,
     ))
 }
 
+/// The artifact that is meant, if it can be written where it is wanted.
+pub(crate) fn record(backup: &OpenBackup, options: &ExtractOptions) -> Result<ArtifactRecord, PipelineError> {
+    let refused = |problem: String, hint: &str| Err(PipelineError::refused(problem, hint));
+    let name = ArtifactName::new(options.artifact.clone())
+        .map_err(|e| PipelineError::refused(e.to_string(), "`essrun show --artifacts` lists them"))?;
+    let Some(record) = backup.artifact(&name).cloned() else {
+        return refused(
+            format!("backup {} holds no artifact {name}", backup.summary().id),
+            "`essrun show --artifacts` lists them",
+        );
+    };
+    if let (Some(why), false) = (repo::body(backup.summary())?.failed(&name), options.incomplete) {
+        return refused(
+            format!(
+                "component {} failed when backup {} was taken ({why}): {name} was finished before, and what belongs with it \
+                 may not be there",
+                name.component(),
+                backup.summary().id
+            ),
+            "take it from a backup that `essrun list` calls whole, or give --incomplete to have it all the same",
+        );
+    }
+    if record.kind != essrun_volume::KIND && options.path.is_some() {
+        return refused(format!("{name} is no volume"), "leave --path away");
+    }
+    if record.kind == essrun_volume::KIND && options.output.is_none() {
+        return refused(
+            format!("{name} is a volume: it does not fit on standard output"),
+            "give --output a directory that does not exist yet",
+        );
+    }
+    Ok(record)
+}
+
+/// What the policy is asked: as of a restore of one artifact to where nothing is.
+pub(crate) fn asked(record: &ArtifactRecord, options: &ExtractOptions) -> input::Asked {
+    let place = options.output.as_ref().map(|path| {
+        // Only for the reader's sake: a folder that is gone leaves the path as it was given.
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        whole.display().to_string()
+    });
+    let mut parts = record.name.as_str().split('/');
+    let component = parts.next().unwrap_or_default().to_owned();
+    let label = parts.next().unwrap_or_default().to_owned();
+    let only = options.path.as_ref().map(|p| format!(", only {p}")).unwrap_or_default();
+    let step = format!(
+        "{} ({}){only} → {}",
+        record.name,
+        record.kind,
+        place.as_deref().unwrap_or("standard output")
+    );
+    input::Asked {
+        verb: input::Verb::Extract,
+        artifact: Some(record.name.to_string()),
+        sensitivity: Some(record.sensitivity),
+        targets: vec![input::Target {
+            component: component.clone(),
+            label,
+            kind: match (&place, record.kind == essrun_volume::KIND) {
+                (_, true) => "volume",
+                (Some(_), false) => "file",
+                (None, false) => "stdout",
+            },
+            place: place.unwrap_or_default(),
+            live: false,
+        }],
+        steps: vec![input::Step { component, step }],
+        ..input::Asked::default()
+    }
+}
+
 async fn copy(
     backup: &dyn BackupReader,
     contents: &[Content],
@@ -88,15 +164,12 @@ async fn copy(
 }
 
 async fn volume(
-    backup: Arc<essrun_repository::OpenBackup>,
+    backup: Arc<OpenBackup>,
     record: &ArtifactRecord,
     options: ExtractOptions,
 ) -> Result<String, PipelineError> {
     let Some(output) = options.output else {
-        return Err(PipelineError::refused(
-            format!("{} is a volume: it does not fit on standard output", record.name),
-            "give --output a directory that does not exist yet",
-        ));
+        return Err(PipelineError::Internal(format!("no place for {}", record.name)));
     };
     let path = options.path.unwrap_or_default();
     let tree_path = TreePath::new(path.as_bytes())

@@ -2,6 +2,8 @@
 //!
 //! What it promises: every artifact of the backup is accounted for; the exact SQL and the number of rows it touches are
 //! shown before anything runs; each statement runs in a transaction of its own, and nothing runs without being asked for.
+//! It changes live servers as a restore does, so the policy is asked the same question; the plan itself is never kept
+//! back, since nobody is safer for not knowing what leaked.
 //! Where two statements touch the same rows, of one component or of several that share a database, it is said how many:
 //! the numbers of a plan are those of each step alone, and a step that comes later is counted again when its turn comes.
 
@@ -9,6 +11,7 @@ use crate::body::Class;
 use crate::config::{DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::load::{self, Loaded, matches};
+use crate::policy::{Permission, Policy, Question, input};
 use crate::report::Reporter;
 use crate::restore::plan::live_world;
 use crate::restore::view;
@@ -19,6 +22,7 @@ use essrun_artifact::{BackupReader, Sensitivity};
 use essrun_postgres::respond::{self, Target};
 use essrun_postgres::{Cell, Connection, Inspector, QueryLimits};
 use essrun_repository::OpenBackup;
+use essrun_sandbox::Engine;
 use essrun_sandbox::contract::incident as wit;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -30,6 +34,8 @@ pub struct IncidentOptions {
     pub backup: String,
     pub identities: Vec<PathBuf>,
     pub only: Vec<String>,
+    /// Statements are to be run afterwards, not only shown.
+    pub apply: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -38,7 +44,12 @@ pub struct Incident {
     pub event: &'static str,
     pub backup: String,
     pub taken_at: i64,
+    /// What the policy says to the statements; `null` where it does not decide on restores.
+    pub policy: Option<Permission>,
     pub components: Vec<ComponentIncident>,
+    /// Whether the policy was asked about running them, not only about showing.
+    #[serde(skip)]
+    to_apply: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,9 +122,26 @@ pub async fn plan(
     reporter: Arc<dyn Reporter>,
 ) -> Result<Incident, PipelineError> {
     let engine = load::engine(pipeline)?;
-    let mut loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let policy = Policy::load(pipeline, &engine).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
     let backup = repo::read(pipeline, &repository, &options.backup).await?;
+    let mut incident = draft(pipeline, options, &engine, &backup, reporter.as_ref()).await?;
+    if let Some(policy) = policy.filter(|p| p.answers(Question::MayRestore)) {
+        let input = input::may_restore(pipeline, &repository, &backup, incident.asked(pipeline)).await?;
+        incident.policy = Some(policy.may_restore(&input, reporter.as_ref()).await?);
+    }
+    Ok(incident)
+}
+
+/// The plan before anybody was asked.
+pub(crate) async fn draft(
+    pipeline: &Pipeline,
+    options: &IncidentOptions,
+    engine: &Engine,
+    backup: &OpenBackup,
+    reporter: &dyn Reporter,
+) -> Result<Incident, PipelineError> {
+    let mut loaded = load::all(pipeline, &options.only, engine, reporter).await?;
     let body = repo::body(backup.summary())?;
     loaded.retain(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()));
     let mut components = Vec::new();
@@ -125,7 +153,7 @@ pub async fn plan(
             .component
             .respond(
                 Arc::new(world.clone()),
-                &view::of(name, &body, &backup)?,
+                &view::of(name, &body, backup)?,
                 &one.config.limits,
             )
             .await
@@ -134,15 +162,17 @@ pub async fn plan(
         let classes = body.component(name).map(|c| c.classes.clone()).unwrap_or_default();
         components.push(ComponentIncident {
             component: name.to_owned(),
-            exposures: exposures(name, &classes, &backup),
-            steps: steps(one, &world, answer, &backup, &mut touched).await?,
+            exposures: exposures(name, &classes, backup),
+            steps: steps(one, &world, answer, backup, &mut touched).await?,
         });
     }
     Ok(Incident {
         event: "incident",
         backup: backup.summary().id.to_string(),
         taken_at: body.started_at,
+        policy: None,
         components,
+        to_apply: options.apply,
     })
 }
 
@@ -348,7 +378,13 @@ pub async fn recount(pipeline: &Pipeline, component: &str, step: &Step) -> Resul
 }
 
 /// Runs one statement of the plan in the live database, counted in the same transaction.
-pub async fn apply(pipeline: &Pipeline, component: &str, step: &Step) -> Result<Option<Applied>, PipelineError> {
+pub async fn apply(
+    pipeline: &Pipeline,
+    incident: &Incident,
+    component: &str,
+    step: &Step,
+) -> Result<Option<Applied>, PipelineError> {
+    incident.refuse_if_forbidden()?;
     let Step::Statement {
         database,
         sql,
@@ -382,6 +418,58 @@ impl Shared {
 }
 
 impl Incident {
+    /// What the policy is asked: as of a restore that replaces what is live, since the statements change it.
+    pub(crate) fn asked(&self, pipeline: &Pipeline) -> input::Asked {
+        let mut targets: Vec<input::Target> = Vec::new();
+        let mut steps = Vec::new();
+        for c in &self.components {
+            for step in &c.steps {
+                let words = match step {
+                    Step::Advice { text } => text.clone(),
+                    Step::Statement { database, sql, why, .. } => {
+                        if !targets
+                            .iter()
+                            .any(|t| t.component == c.component && t.label == *database)
+                        {
+                            targets.push(input::Target {
+                                component: c.component.clone(),
+                                label: database.clone(),
+                                kind: "postgres",
+                                // What cannot be reached has no place; `apply` says why.
+                                place: connection(pipeline, &c.component, database)
+                                    .map_or_else(|_| String::new(), |c| c.describe()),
+                                live: true,
+                            });
+                        }
+                        format!("in {database}: {sql}  ({why})")
+                    }
+                };
+                steps.push(input::Step {
+                    component: c.component.clone(),
+                    step: words,
+                });
+            }
+        }
+        input::Asked {
+            verb: input::Verb::Incident,
+            dry_run: !self.to_apply,
+            replace: true,
+            targets,
+            steps,
+            ..input::Asked::default()
+        }
+    }
+
+    /// Fails where the policy forbids the statements, or was asked about showing them only.
+    pub fn refuse_if_forbidden(&self) -> Result<(), PipelineError> {
+        if !self.to_apply {
+            return Err(PipelineError::Internal(
+                "statements were planned to be shown only".to_owned(),
+            ));
+        }
+        self.policy.as_ref().map_or(Ok(()), Permission::or_refuse)
+    }
+
     /// In words.
     pub fn text(&self) -> String {
         use std::fmt::Write;
@@ -393,6 +481,13 @@ impl Incident {
             self.backup,
             utc(self.taken_at)
         );
+        match &self.policy {
+            None => {}
+            Some(p) if p.allowed => t.push_str("the policy allows what --apply does\n"),
+            Some(p) => {
+                let _ = writeln!(t, "the policy forbids what --apply does: {}", p.why());
+            }
+        }
         for c in &self.components {
             let _ = writeln!(t, "\n{}\n  what it gives away", c.component);
             for e in &c.exposures {

@@ -58,7 +58,7 @@ fn ids(list: &[&str]) -> BTreeSet<String> {
 async fn the_examples_pass_their_own_tests() {
     let dir = root().join("examples/policies");
     let mut seen = 0;
-    for name in ["recipients", "suspect", "gfs", "freeze", "approval"] {
+    for name in ["recipients", "suspect", "gfs", "freeze", "approval", "extract"] {
         let read = |file: String| {
             let text = std::fs::read_to_string(dir.join(&file)).unwrap();
             (file, text)
@@ -78,14 +78,14 @@ async fn the_examples_pass_their_own_tests() {
         assert_eq!(tests.len(), written, "{name}");
         seen += tests.len();
     }
-    assert_eq!(seen, 32);
+    assert_eq!(seen, 38);
     let scripts = |e: &std::fs::DirEntry| e.path().extension().is_some_and(|x| x == "rego");
     let files = std::fs::read_dir(&dir)
         .unwrap()
         .map(Result::unwrap)
         .filter(scripts)
         .count();
-    assert_eq!(files, 10, "every example is run here");
+    assert_eq!(files, 12, "every example is run here");
 }
 
 #[tokio::test]

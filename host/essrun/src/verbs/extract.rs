@@ -11,10 +11,16 @@ pub async fn run(args: ExtractArgs, ui: &Ui) -> Result<(), PipelineError> {
         backup: args.which.backup,
         identities: args.which.identity,
         artifact: args.artifact,
+        incomplete: args.incomplete,
         path: args.path,
         output: args.output,
     };
-    let done = extract::run(&pipeline, options).await?;
+    // Where the data goes to standard output, nothing else may.
+    let told = match options.output {
+        Some(_) => ui.clone(),
+        None => ui.beside_data(),
+    };
+    let done = extract::run(&pipeline, options, &told).await?;
     ui.say(&done);
     Ok(())
 }

@@ -12,12 +12,14 @@ pub async fn run(args: IncidentArgs, ui: &Ui) -> Result<(), PipelineError> {
         backup: args.backup,
         identities: args.identity,
         only: args.only,
+        apply: args.apply,
     };
     let plan = incident::plan(&pipeline, &options, Arc::new(ui.clone())).await?;
     ui.answer(&plan, || plan.text());
     if !args.apply {
         return Ok(());
     }
+    plan.refuse_if_forbidden()?;
     for component in &plan.components {
         for step in &component.steps {
             let Step::Statement {
@@ -51,7 +53,7 @@ pub async fn run(args: IncidentArgs, ui: &Ui) -> Result<(), PipelineError> {
                     continue;
                 }
             }
-            if let Some(applied) = incident::apply(&pipeline, &component.component, step).await? {
+            if let Some(applied) = incident::apply(&pipeline, &plan, &component.component, step).await? {
                 ui.answer(&applied, || {
                     format!("{}/{database}: {} rows: {sql}", component.component, applied.rows)
                 });

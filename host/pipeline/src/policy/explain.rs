@@ -3,15 +3,19 @@
 //! The inputs are built by the same functions that build them for a run, a restore or forgetting, so what is shown is
 //! what is decided on. Nothing is changed, and no answer is acted upon.
 
-use super::{Outcome, Policy, Question, input};
+use super::input::{self, MayRestore, Verb};
+use super::{Outcome, Policy, Question};
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::extract::{self, ExtractOptions};
+use crate::incident::{self, IncidentOptions};
 use crate::report::Reporter;
 use crate::restore::{Asker, RestoreOptions, plan};
 use crate::standing::Standing;
 use crate::{keys, load, repo, retention};
 use essrun_artifact::BackupReader;
 use essrun_repository::{OpenBackup, Repository};
+use essrun_sandbox::Engine;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -28,6 +32,10 @@ pub struct ExplainOptions {
     pub identities: Vec<PathBuf>,
     /// As if the restore were to replace what is there.
     pub replace: bool,
+    /// As which verb may-restore is asked.
+    pub verb: Verb,
+    /// What `extract` would hand out.
+    pub artifact: Option<String>,
 }
 
 /// One question, what the policy was told, and what it said.
@@ -83,20 +91,14 @@ pub async fn explain(
                 one(&policy, question, &judged(pipeline, &repository, backup).await?).await?
             }
             (Question::MayRestore, Some(backup)) => {
-                let loaded = load::all(pipeline, &[], &engine, reporter.as_ref()).await?;
-                let restore = RestoreOptions {
-                    dry_run: true,
-                    replace: options.replace,
-                    ..RestoreOptions::default()
-                };
-                let planned = plan::all(pipeline, loaded, backup.clone(), &restore, plan::Purpose::Restore).await?;
-                let asker = Asker {
+                let ask = Ask {
                     pipeline,
-                    policy: Some(&policy),
+                    engine: &engine,
+                    policy: &policy,
                     repository: &repository,
-                    drill: false,
+                    options: &options,
                 };
-                one(&policy, question, &asker.input(&planned, &restore).await?).await?
+                one(&policy, question, &ask.restore(backup, reporter.as_ref()).await?).await?
             }
             (Question::Retention, about) => {
                 let considered = retention::consider(pipeline, &repository, Some(&policy), None).await?;
@@ -118,9 +120,77 @@ pub async fn explain(
     Ok(all)
 }
 
+/// With what the input of may-restore is made.
+struct Ask<'a> {
+    pipeline: &'a Pipeline,
+    engine: &'a Engine,
+    policy: &'a Policy,
+    repository: &'a Repository,
+    options: &'a ExplainOptions,
+}
+
+impl Ask<'_> {
+    /// As the verb would ask.
+    async fn restore(&self, backup: &Arc<OpenBackup>, reporter: &dyn Reporter) -> Result<MayRestore, PipelineError> {
+        let asked = match self.options.verb {
+            Verb::Drill => {
+                return Err(PipelineError::refused(
+                    "a drill makes its places as it goes: its plan cannot be made without it",
+                    "ask as a restore; of a drill `drill` is true and nothing is live",
+                ));
+            }
+            Verb::Restore => {
+                let loaded = load::all(self.pipeline, &[], self.engine, reporter).await?;
+                let restore = RestoreOptions {
+                    dry_run: true,
+                    replace: self.options.replace,
+                    ..RestoreOptions::default()
+                };
+                let purpose = plan::Purpose::Restore;
+                let planned = plan::all(self.pipeline, loaded, backup.clone(), &restore, purpose).await?;
+                let asker = Asker {
+                    pipeline: self.pipeline,
+                    policy: Some(self.policy),
+                    repository: self.repository,
+                    verb: Verb::Restore,
+                };
+                return asker.input(&planned, &restore).await;
+            }
+            Verb::Extract => {
+                let Some(artifact) = self.options.artifact.clone() else {
+                    return Err(PipelineError::refused(
+                        "an extract is of one artifact",
+                        "name it with --artifact; `essrun show --artifacts` lists them",
+                    ));
+                };
+                let extract = ExtractOptions {
+                    backup: backup.summary().id.to_string(),
+                    identities: Vec::new(),
+                    artifact,
+                    incomplete: true,
+                    path: None,
+                    output: Some(PathBuf::from("extracted")),
+                };
+                extract::asked(&extract::record(backup, &extract)?, &extract)
+            }
+            Verb::Incident => {
+                let incident = IncidentOptions {
+                    apply: true,
+                    ..IncidentOptions::default()
+                };
+                let draft = incident::draft(self.pipeline, &incident, self.engine, backup, reporter).await?;
+                draft.asked(self.pipeline)
+            }
+        };
+        input::may_restore(self.pipeline, self.repository, backup, asked).await
+    }
+}
+
 /// What is asked: what was wanted, or what can be asked with what was given.
 fn questions(policy: &Policy, options: &ExplainOptions) -> Result<Vec<Question>, PipelineError> {
-    if let Some(wanted) = options.question {
+    // Named for another verb, one question is meant.
+    let another = (options.verb != Verb::default()).then_some(Question::MayRestore);
+    if let Some(wanted) = another.or(options.question) {
         return match policy.answers(wanted) {
             true => Ok(vec![wanted]),
             false => Err(PipelineError::refused(

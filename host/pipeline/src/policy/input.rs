@@ -9,7 +9,7 @@ use crate::load::Loaded;
 use crate::standing::{Standing, State};
 use crate::{keys, repo, time};
 use essrun_artifact::{ArtifactRecord, BackupReader, Sensitivity};
-use essrun_repository::{BackupStats, BackupSummary, Recipients, Repository};
+use essrun_repository::{BackupStats, BackupSummary, OpenBackup, Recipients, Repository};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -368,13 +368,66 @@ pub struct Retention {
 pub struct MayRestore {
     #[serde(flatten)]
     pub common: Common,
+    /// Which verb asks.
+    pub verb: Verb,
     pub drill: bool,
     pub dry_run: bool,
     pub replace: bool,
+    /// What `extract` hands out, and how sensitive it is; of the others `None`.
+    pub artifact: Option<String>,
+    pub sensitivity: Option<Sensitivity>,
     pub backup: Backup,
     pub targets: Vec<Target>,
     pub steps: Vec<Step>,
     pub approvals: Vec<super::approvals::Approval>,
+}
+
+/// Who asks whether a restore may go ahead: what puts data of a backup somewhere, or answers its leak in live servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    #[default]
+    Restore,
+    Drill,
+    Extract,
+    Incident,
+}
+
+/// What is asked for. A policy that was written before `verb` was there reads the other fields as of a restore, so each
+/// verb fills them with what a restore doing the same would: `extract` writes where nothing is yet, `incident` changes
+/// what is live.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    pub verb: Verb,
+    pub dry_run: bool,
+    pub replace: bool,
+    pub artifact: Option<String>,
+    pub sensitivity: Option<Sensitivity>,
+    pub targets: Vec<Target>,
+    pub steps: Vec<Step>,
+}
+
+/// Fills the question whether a restore may go ahead.
+pub async fn may_restore(
+    pipeline: &Pipeline,
+    repository: &Repository,
+    backup: &OpenBackup,
+    asked: Asked,
+) -> Result<MayRestore, PipelineError> {
+    let standing = Standing::of(repository, backup.summary()).await?;
+    Ok(MayRestore {
+        common: Common::new(pipeline),
+        verb: asked.verb,
+        drill: asked.verb == Verb::Drill,
+        dry_run: asked.dry_run,
+        replace: asked.replace,
+        artifact: asked.artifact,
+        sensitivity: asked.sensitivity,
+        backup: Backup::known(backup.summary(), &standing).with_artifacts(backup.artifacts()),
+        targets: asked.targets,
+        steps: asked.steps,
+        approvals: super::approvals::read(pipeline)?,
+    })
 }
 
 /// Something a restore writes.
@@ -382,11 +435,11 @@ pub struct MayRestore {
 pub struct Target {
     pub component: String,
     pub label: String,
-    /// `postgres`, `sqlite` or `volume`.
+    /// `postgres`, `sqlite` or `volume`; of `extract` also `file` or `stdout`.
     pub kind: &'static str,
     /// `host:port/database`, or a path.
     pub place: String,
-    /// Something is there that the restore would replace.
+    /// Something is there that would be replaced or changed.
     pub live: bool,
 }
 

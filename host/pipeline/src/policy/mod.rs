@@ -17,6 +17,7 @@ pub mod test;
 use crate::body::Judgement;
 use crate::config::{Pipeline, PolicyConfig, Use};
 use crate::error::PipelineError;
+use crate::load;
 use crate::plugin;
 use crate::report::{Event, Reporter};
 use essrun_sandbox::policy as sandbox;
@@ -121,6 +122,15 @@ impl Policy {
             None => Ok(None),
             Some(config) => Policy::of(config, scripts::read(config)?, engine).await.map(Some),
         }
+    }
+
+    /// The policy, where there is one and it decides whether a restore may go ahead: of a verb that needs no components.
+    pub async fn about_restores(pipeline: &Pipeline) -> Result<Option<Policy>, PipelineError> {
+        if pipeline.policy.is_none() {
+            return Ok(None);
+        }
+        let policy = Policy::load(pipeline, &load::engine(pipeline)?).await?;
+        Ok(policy.filter(|p| p.answers(Question::MayRestore)))
     }
 
     async fn of(

@@ -19,11 +19,9 @@ mod words;
 
 use crate::config::Pipeline;
 use crate::error::PipelineError;
-use crate::policy::{Permission, Policy, Question, approvals, input};
+use crate::policy::{Permission, Policy, Question, input};
 use crate::report::{Event, Reporter};
-use crate::standing::Standing;
 use crate::{load, pace, repo};
-use essrun_artifact::BackupReader;
 use essrun_repository::Repository;
 use plan::Planned;
 use std::collections::BTreeMap;
@@ -92,16 +90,16 @@ pub async fn prepare(
         leftovers::clean(&loaded, &options).await?;
     }
     let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
-    let mut planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
-    let (database_bytes, file_bytes) = planned.bytes();
-    planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
     let asker = Asker {
         pipeline,
         policy: policy.as_ref(),
         repository: &repository,
-        drill: false,
+        verb: input::Verb::Restore,
     };
+    let mut planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
     planned.permission = asker.ask(&planned, &options, reporter.as_ref()).await?;
+    let (database_bytes, file_bytes) = planned.bytes();
+    planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
     Ok(Prepared {
         planned,
         options,
@@ -114,7 +112,7 @@ pub(crate) struct Asker<'a> {
     pub pipeline: &'a Pipeline,
     pub policy: Option<&'a Policy>,
     pub repository: &'a Repository,
-    pub drill: bool,
+    pub verb: input::Verb,
 }
 
 impl Asker<'_> {
@@ -134,18 +132,15 @@ impl Asker<'_> {
 
     /// What the policy is told.
     pub async fn input(&self, planned: &Planned, options: &RestoreOptions) -> Result<input::MayRestore, PipelineError> {
-        let summary = planned.backup.summary();
-        let standing = Standing::of(self.repository, summary).await?;
-        Ok(input::MayRestore {
-            common: input::Common::new(self.pipeline),
-            drill: self.drill,
+        let asked = input::Asked {
+            verb: self.verb,
             dry_run: options.dry_run,
             replace: options.replace,
-            backup: input::Backup::known(summary, &standing).with_artifacts(planned.backup.artifacts()),
             targets: planned.targets(),
             steps: planned.steps(),
-            approvals: approvals::read(self.pipeline)?,
-        })
+            ..input::Asked::default()
+        };
+        input::may_restore(self.pipeline, self.repository, &planned.backup, asked).await
     }
 }
 

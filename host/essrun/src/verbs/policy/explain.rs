@@ -13,6 +13,8 @@ pub async fn run(args: PolicyExplainArgs, ui: &Ui) -> Result<(), PipelineError> 
         question: args.question.map(Into::into),
         identities: args.identity,
         replace: args.replace,
+        verb: args.verb.into(),
+        artifact: args.artifact,
     };
     for explained in explain::explain(&pipeline, options, Arc::new(ui.clone())).await? {
         ui.answer(&explained, || explained.text());

@@ -180,9 +180,12 @@ fn every_field_is_documented() {
         }),
         serde_json::to_value(MayRestore {
             common: common(),
+            verb: Verb::Restore,
             drill: false,
             dry_run: false,
             replace: false,
+            artifact: None,
+            sensitivity: None,
             backup: proved,
             targets: vec![Target {
                 component: "x".into(),
