@@ -179,6 +179,7 @@ async fn rehearse(
         .await
         .map_err(before)?;
     planned.permission = asker.ask(&planned, restore, reporter.as_ref()).await.map_err(before)?;
+    planned.refuse_if_forbidden().map_err(before)?;
     drop_dead_databases(&planned).await;
     planned.refuse_if_blocked().map_err(before)?;
 

@@ -11,6 +11,7 @@ use essrun_sandbox::{Component, Engine, EngineConfig, Origin};
 use std::path::Path;
 
 /// A component ready to be called.
+#[derive(Clone)]
 pub struct Loaded {
     pub config: ComponentConfig,
     pub component: Component,

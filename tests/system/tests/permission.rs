@@ -3,7 +3,7 @@
 //! does it, and a policy from before the verbs were told apart still protects what is live.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use essrun_testkit::essrun::Outcome;
+use essrun_testkit::essrun::{Kill, Outcome};
 use essrun_testkit::site::Site;
 use serde_json::{Value, json};
 
@@ -274,4 +274,57 @@ fn without_an_answer_nothing_is_handed_out_and_nothing_changed() {
     nothing(CONFIG, "rule.rego:");
     std::fs::remove_file(site.path().join("rule.rego")).unwrap();
     nothing(CONFIG, "rule.rego cannot be read");
+}
+
+/// Staged trees and scratch databases in this site, which only a stopped restore leaves.
+fn left(site: &Site, before: &[String]) -> (Vec<String>, usize) {
+    let databases = site.databases().into_iter();
+    let staged = site.path().read_dir().unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with(".essrun-restore-")
+    });
+    (databases.filter(|d| !before.contains(d)).collect(), staged.count())
+}
+
+#[test]
+fn what_a_stopped_restore_left_is_cleared_only_when_the_next_one_may_go_ahead() {
+    let site = site("allow := true");
+    let before = site.databases();
+    let identity = ["--identity", "elsewhere/identity.txt"];
+    let elsewhere = ["--to", "integrator/main=copy", "--to", "integrator/config=copy"];
+    let args = [&["restore", "pipeline.toml", "--yes"][..], &identity, &elsewhere].concat();
+    let undo = || {
+        site.sql("postgres", "DROP DATABASE IF EXISTS copy WITH (FORCE)");
+        let _ = std::fs::remove_dir_all(site.path().join("copy"));
+    };
+    // Stopped when everything is staged and nothing is in service.
+    let sample = site.essrun().run_json(&args).expect_success();
+    let verifies = sample.events.iter().position(|e| e["phase"] == "verify").unwrap();
+    undo();
+    let mut stopped = (Vec::new(), 0);
+    for _ in 0..20 {
+        site.essrun().run_and_kill(&args, Kill::AtEvent(verifies + 1));
+        undo();
+        stopped = left(&site, &before);
+        if !stopped.0.is_empty() && stopped.1 > 0 {
+            break;
+        }
+    }
+    assert_eq!((stopped.0.len(), stopped.1), (1, 1), "{stopped:?}");
+
+    policy(&site, "deny contains \"not today\"");
+    for more in [&[][..], &["--resume"], &["--dry-run"]] {
+        site.essrun()
+            .run_json(&[&args[..], more].concat())
+            .expect_code(REFUSED)
+            .expect_stderr(&["not today"]);
+        assert_eq!(left(&site, &before), stopped, "{more:?}: something was cleared away");
+    }
+    policy(&site, "allow := true");
+    let restored = site.essrun().run_json(&args).expect_success();
+    assert_eq!(left(&site, &before), (vec!["copy".to_owned()], 0), "{restored}");
+    assert_eq!(
+        site.sql("copy", "SELECT count(*) FROM dimension_scalar_tokens").trim(),
+        "3"
+    );
 }

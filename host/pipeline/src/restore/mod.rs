@@ -86,9 +86,6 @@ pub async fn prepare(
     let policy = Policy::load(pipeline, &engine).await?;
     let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
-    if !options.dry_run {
-        leftovers::clean(&loaded, &options).await?;
-    }
     let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
     let asker = Asker {
         pipeline,
@@ -96,8 +93,25 @@ pub async fn prepare(
         repository: &repository,
         verb: input::Verb::Restore,
     };
-    let mut planned = plan::all(pipeline, loaded, backup, &options, plan::Purpose::Restore).await?;
-    planned.permission = asker.ask(&planned, &options, reporter.as_ref()).await?;
+    let ask = async || {
+        let mut planned = plan::all(
+            pipeline,
+            loaded.clone(),
+            backup.clone(),
+            &options,
+            plan::Purpose::Restore,
+        )
+        .await?;
+        planned.permission = asker.ask(&planned, &options, reporter.as_ref()).await?;
+        Ok::<_, PipelineError>(planned)
+    };
+    let mut planned = ask().await?;
+    let forbidden = planned.permission.as_ref().is_some_and(|p| !p.allowed);
+    // Asked before anything is touched, even what an earlier restore left. Without that the places are others: planned
+    // anew, and asked anew.
+    if !options.dry_run && !forbidden && leftovers::clean(&loaded, &options).await? {
+        planned = ask().await?;
+    }
     let (database_bytes, file_bytes) = planned.bytes();
     planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
     Ok(Prepared {

@@ -179,7 +179,13 @@ impl Planned {
             .any(|f| f.severity == Severity::Error)
     }
 
+    pub fn refuse_if_forbidden(&self) -> Result<(), PipelineError> {
+        self.permission.as_ref().map_or(Ok(()), Permission::or_refuse)
+    }
+
     pub fn refuse_if_blocked(&self) -> Result<(), PipelineError> {
+        // First the policy: where it forbids, what stands in the way is not for this person to clear.
+        self.refuse_if_forbidden()?;
         let stops: Vec<String> = self
             .items
             .iter()
@@ -188,7 +194,7 @@ impl Planned {
             .map(|(name, f)| format!("{name}/{} {}: {}; {}", f.label, f.check, f.message, f.remedy))
             .collect();
         if stops.is_empty() {
-            return self.permission.as_ref().map_or(Ok(()), Permission::or_refuse);
+            return Ok(());
         }
         Err(PipelineError::refused(
             stops.join("\n  "),
