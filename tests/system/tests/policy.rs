@@ -626,7 +626,27 @@ fn a_policy_in_rust_decides_the_same_way() {
             sha256(&wasm)
         )
     };
-    with_policy(&site, &policy("30"));
+    // Without a pin nothing runs; pinning writes the hash and nothing else.
+    let pipeline = || std::fs::read_to_string(site.path().join("pipeline.toml")).unwrap();
+    let pin = |more: &[&str]| site.essrun().run(&[&["plugin", "pin", "pipeline.toml"], more].concat());
+    with_policy(
+        &site,
+        &policy("30").replace(&format!(", sha256 = \"{}\"", sha256(&wasm)), ""),
+    );
+    site.back_up()
+        .expect_code(CONFIG)
+        .expect_stderr(&["pipeline.toml:", "essrun plugin pin"]);
+    pin(&["wiki"])
+        .expect_code(CONFIG)
+        .expect_stderr(&["there is nothing to pin"]);
+    let told = pin(&[]).expect_success().stdout;
+    for part in ["the policy: new", &sha256(&wasm), "decides may-run, judge-result"] {
+        assert!(told.contains(part), "{part:?} is not in\n{told}");
+    }
+    let pinned = pipeline();
+    assert!(pinned.ends_with(&policy("30")), "{pinned}");
+    let told = pin(&["--policy"]).expect_success().stdout;
+    assert!(told.contains("the policy: unchanged") && pipeline() == pinned, "{told}");
     let validated = site.essrun().run(&["validate", "pipeline.toml"]).expect_success();
     assert!(
         validated
@@ -661,4 +681,25 @@ fn a_policy_in_rust_decides_the_same_way() {
     site.back_up()
         .expect_code(CONFIG)
         .expect_stderr(&["pipeline.toml:", "its SHA-256 is"]);
+
+    // Its author's next version, and what is no policy.
+    let mut next = rust_policy();
+    next.extend_from_slice(&[0, 2, 1, b'x']);
+    std::fs::write(&wasm, &next).unwrap();
+    let told = pin(&[])
+        .expect_code(REFUSED)
+        .expect_stderr(&["the policy is not the one that was pinned", "--confirm"]);
+    assert!(told.stdout.contains("the policy: CHANGED"), "{told}");
+    assert!(pipeline().ends_with(&with_hash), "nothing is written without --confirm");
+    pin(&["--confirm"]).expect_success();
+    assert!(pipeline().ends_with(&policy("0")));
+    site.essrun().run(&["validate", "pipeline.toml"]).expect_success();
+    std::fs::write(&wasm, b"\0asm\x01\0\0\0").unwrap();
+    pin(&["--confirm"])
+        .expect_code(CONFIG)
+        .expect_stderr(&["the policy: not pinned", "not a component"]);
+    with_policy(&site, "[policy]\nfiles = []\n");
+    pin(&["--policy"])
+        .expect_code(CONFIG)
+        .expect_stderr(&["nothing to pin"]);
 }

@@ -59,6 +59,9 @@ pub struct PinArgs {
     pub pipeline: PathBuf,
     /// Only this component
     pub component: Option<String>,
+    /// Only the policy, where it is a plugin
+    #[arg(long, conflicts_with = "component")]
+    pub policy: bool,
     /// Replace hashes that are there
     #[arg(long)]
     pub confirm: bool,

@@ -506,10 +506,7 @@ impl Checker<'_> {
                     return Err(self.places.error(
                         at,
                         format!("{what}: sha256 is not 64 hexadecimal digits"),
-                        format!(
-                            "`essrun plugin inspect {}` prints it, and for a component `essrun plugin pin` writes it",
-                            file.path
-                        ),
+                        "`essrun plugin pin` with this file writes it",
                     ));
                 }
                 let wrong = |problem: String| {

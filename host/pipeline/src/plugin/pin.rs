@@ -1,4 +1,5 @@
-//! Writes the hash of a plugin's file into pipeline.toml, and nothing else of it.
+//! Writes the hash of a plugin's file into pipeline.toml, and nothing else of it: of components, and of a policy that is
+//! one.
 //!
 //! Comments, order and layout stay as the operator wrote them. A hash that was there is replaced only when that was
 //! confirmed: a file that changed by itself is what the pin is for. What cannot be loaded, or is not signed as the file
@@ -6,8 +7,10 @@
 
 use super::inspect::{engine, load, without_name};
 use super::{SignedBy, bad_file, read_file, verify};
-use crate::error::PipelineError;
+use crate::config::{PolicyConfig, PolicyFile, Use};
+use crate::error::{At, PipelineError};
 use crate::plugin::words;
+use crate::policy;
 use essrun_sandbox::{Engine, Limits};
 use serde::Serialize;
 use serde_json::Value;
@@ -19,13 +22,40 @@ use toml_edit::{DocumentMut, Item, TableLike};
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
 pub struct PinOptions {
-    /// Only this component; without it every plugin of the file.
-    pub component: Option<String>,
+    /// Only this one; without it every plugin of the file.
+    pub only: Option<What>,
     /// Replace hashes that are there.
     pub confirm: bool,
 }
 
-/// How a component's pin stands to its file.
+/// Whose file it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum What {
+    Component { component: String },
+    Policy,
+}
+
+impl What {
+    /// The tables around its `use`.
+    fn place(&self) -> Vec<&str> {
+        match self {
+            What::Component { component } => vec!["components", component],
+            What::Policy => vec!["policy"],
+        }
+    }
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            What::Component { component } => write!(f, "component {component}"),
+            What::Policy => f.write_str("the policy"),
+        }
+    }
+}
+
+/// How a pin stands to its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
@@ -37,16 +67,18 @@ pub enum Change {
     Changed,
 }
 
-/// One component's pin.
+/// One pin.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Pin {
-    pub component: String,
+    #[serde(flatten)]
+    pub what: What,
     pub path: PathBuf,
     pub change: Change,
     pub before: Option<String>,
     pub sha256: String,
     pub signed: bool,
+    /// What a component says of itself; of a policy `questions`, which it decides.
     pub description: Value,
 }
 
@@ -70,15 +102,15 @@ pub async fn run(file: &Path, options: &PinOptions) -> Result<Pinned, PipelineEr
     let no_toml = |problem: String| bad_file(&file, problem, "mend the file; see https://toml.io for the syntax");
     let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| no_toml(e.to_string()))?;
     let values: toml::Table = text.parse().map_err(|e: toml::de::Error| no_toml(e.to_string()))?;
-    let names = plugins(&file, &document, options.component.as_deref())?;
+    let plugins = plugins(&file, &document, options.only.as_ref())?;
     let engine = engine()?;
     let mut pins = Vec::new();
-    for name in names {
-        let limits = limits(&file, &values, &name)?;
-        let Some(used) = used(&mut document, &name) else {
-            return Err(PipelineError::Internal(format!("{name} is no plugin any more")));
+    for what in plugins {
+        let limits = limits(&file, &values, &what)?;
+        let Some(used) = used(&mut document, &what) else {
+            return Err(PipelineError::Internal(format!("{what} is no plugin any more")));
         };
-        let pin = look(&file, &engine, &name, used, &limits).await?;
+        let pin = look(&file, &engine, &values, what, used, &limits).await?;
         if pin.change == Change::New || pin.change == Change::Changed && options.confirm {
             write_hash(used, &pin.sha256);
         }
@@ -99,104 +131,133 @@ pub async fn run(file: &Path, options: &PinOptions) -> Result<Pinned, PipelineEr
     })
 }
 
-/// The names of the plugins that are meant.
-fn plugins(file: &Path, document: &DocumentMut, only: Option<&str>) -> Result<Vec<String>, PipelineError> {
-    let components = document.get("components").and_then(Item::as_table_like);
-    let mut names = Vec::new();
+/// The plugins that are meant.
+fn plugins(file: &Path, document: &DocumentMut, only: Option<&What>) -> Result<Vec<What>, PipelineError> {
+    let mut plugins = Vec::new();
     let mut others = Vec::new();
-    for (name, component) in components.iter().flat_map(|c| c.iter()) {
-        let used = component.as_table_like().and_then(|c| c.get("use"));
+    let mut sort = |what: What, table: &Item| {
+        let used = table.as_table_like().and_then(|t| t.get("use"));
         let is_plugin = used
             .and_then(Item::as_table_like)
             .is_some_and(|u| u.contains_key("path"));
-        if is_plugin { &mut names } else { &mut others }.push(name.to_owned());
+        if is_plugin { &mut plugins } else { &mut others }.push(what);
+    };
+    let components = document.get("components").and_then(Item::as_table_like);
+    for (name, table) in components.iter().flat_map(|c| c.iter()) {
+        let component = name.to_owned();
+        sort(What::Component { component }, table);
     }
+    if let Some(table) = document.get("policy") {
+        sort(What::Policy, table);
+    }
+    let named = "a plugin is named by use = { path = \"x.wasm\" }";
     let wrong = |problem: String, hint: &str| Err(bad_file(file, problem, hint));
     match only {
-        None if names.is_empty() => wrong(
-            "no component of it comes from a file".to_owned(),
-            "a plugin is named by use = { path = \"x.wasm\" }",
-        ),
-        None => Ok(names),
-        Some(name) if names.iter().any(|n| n == name) => Ok(vec![name.to_owned()]),
-        Some(name) if others.iter().any(|n| n == name) => wrong(
-            format!("component {name:?} is built in: there is nothing to pin"),
-            "a plugin is named by use = { path = \"x.wasm\" }",
-        ),
-        Some(name) => wrong(
-            format!("no component {name:?}"),
-            &format!("its plugins are: {}", names.join(", ")),
-        ),
+        None if plugins.is_empty() => wrong("nothing of it comes from a file".to_owned(), named),
+        None => Ok(plugins),
+        Some(wanted) if plugins.contains(wanted) => Ok(vec![wanted.clone()]),
+        Some(wanted) if others.contains(wanted) => {
+            wrong(format!("{wanted} comes with essrun: there is nothing to pin"), named)
+        }
+        Some(What::Policy) => wrong("it has no [policy]".to_owned(), "leave --policy away"),
+        Some(What::Component { component }) => {
+            let known: Vec<String> = plugins.iter().map(What::to_string).collect();
+            wrong(
+                format!("no component {component:?}"),
+                &format!("its plugins are: {}", known.join(", ")),
+            )
+        }
     }
 }
 
-/// `components.NAME.limits`, which say what loading it may cost.
-fn limits(file: &Path, values: &toml::Table, name: &str) -> Result<Limits, PipelineError> {
-    let given = values
-        .get("components")
-        .and_then(|c| c.get(name))
-        .and_then(|c| c.get("limits"));
-    given.map_or_else(
+/// The `limits` beside its `use`, which say what loading it may cost.
+fn limits(file: &Path, values: &toml::Table, what: &What) -> Result<Limits, PipelineError> {
+    let place = what.place();
+    let mut given = Some(values);
+    for key in &place {
+        given = given.and_then(|table| table.get(*key)).and_then(toml::Value::as_table);
+    }
+    given.and_then(|table| table.get("limits")).map_or_else(
         || Ok(Limits::default()),
         |limits| {
             limits.clone().try_into().map_err(|e: toml::de::Error| {
-                let problem = format!("components.{name}.limits: {}", e.message());
+                let problem = format!("{}.limits: {}", place.join("."), e.message());
                 bad_file(file, problem, "docs/PLUGINS.md has the limits and their units")
             })
         },
     )
 }
 
-fn used<'d>(document: &'d mut DocumentMut, name: &str) -> Option<&'d mut dyn TableLike> {
-    document
-        .get_mut("components")?
-        .as_table_like_mut()?
-        .get_mut(name)?
-        .as_table_like_mut()?
-        .get_mut("use")?
-        .as_table_like_mut()
+fn used<'d>(document: &'d mut DocumentMut, what: &What) -> Option<&'d mut dyn TableLike> {
+    let mut table: &mut dyn TableLike = document.as_table_mut();
+    for key in what.place() {
+        table = table.get_mut(key)?.as_table_like_mut()?;
+    }
+    table.get_mut("use")?.as_table_like_mut()
 }
 
 /// Reads, verifies, loads and asks one plugin.
 async fn look(
     file: &Path,
     engine: &Engine,
-    name: &str,
+    values: &toml::Table,
+    what: What,
     used: &dyn TableLike,
     limits: &Limits,
 ) -> Result<Pin, PipelineError> {
     let base = file.parent().unwrap_or(Path::new("."));
     let given = |key: &str| used.get(key).and_then(Item::as_str);
     let path = base.join(given("path").unwrap_or_default());
-    let wasm = read_file(&path, limits.compile.file).map_err(|problem| {
-        bad_file(
-            file,
-            format!("component {name}: {problem}"),
-            "name the plugin's .wasm file",
-        )
-    })?;
-    let refused = |problem: String| PipelineError::component(name, format!("not pinned: {problem}"));
+    let wasm = read_file(&path, limits.compile.file)
+        .map_err(|problem| bad_file(file, format!("{what}: {problem}"), "name the plugin's .wasm file"))?;
+    let refused = |problem: String| {
+        let problem = format!("not pinned: {problem}");
+        match &what {
+            What::Component { component } => PipelineError::component(component, problem),
+            What::Policy => bad_file(
+                file,
+                format!("{what}: {problem}"),
+                "docs/POLICY.md says what a policy is",
+            ),
+        }
+    };
     let signed = match (given("signature"), given("public-key")) {
-        (None, None) => false,
+        (None, None) => None,
         (Some(signature), Some(key)) => {
             let signed = SignedBy {
                 file: base.join(signature),
                 public_key: key.to_owned(),
             };
             verify(&wasm, &signed).map_err(refused)?;
-            true
+            Some(signed)
         }
         _ => {
-            let problem = format!("component {name}: only one of signature and public-key is given");
+            let problem = format!("{what}: only one of signature and public-key is given");
             return Err(bad_file(file, problem, "give both or neither"));
         }
     };
     let sha256 = hex::encode(Sha256::digest(&wasm));
-    let component = load(engine, name, &wasm, &sha256, limits).map_err(|e| refused(without_name(&e)))?;
-    let description = component
-        .describe(limits)
-        .await
-        .map_err(|e| refused(without_name(&e)))?;
+    let is_signed = signed.is_some();
+    let description = match &what {
+        What::Component { component } => {
+            let component = load(engine, component, &wasm, &sha256, limits).map_err(|e| refused(without_name(&e)))?;
+            let description = component.describe(limits).await;
+            words::description(&description.map_err(|e| refused(without_name(&e)))?)
+        }
+        What::Policy => {
+            let origin = Use::File {
+                path: path.clone(),
+                sha256: sha256.clone(),
+                signed,
+            };
+            let config = policy_config(file, values, origin, limits)?;
+            let decides = policy::decides(&config, engine).await.map_err(|e| match e {
+                PipelineError::Config { problem, .. } => refused(problem),
+                other => other,
+            })?;
+            serde_json::json!({ "questions": decides })
+        }
+    };
     let before = given("sha256").filter(|s| is_hash(s)).map(str::to_ascii_lowercase);
     let change = match &before {
         None => Change::New,
@@ -204,13 +265,57 @@ async fn look(
         Some(_) => Change::Changed,
     };
     Ok(Pin {
-        component: name.to_owned(),
+        what,
         path,
         change,
         before,
         sha256,
-        signed,
-        description: words::description(&description),
+        signed: is_signed,
+        description,
+    })
+}
+
+/// As much of `[policy]` as it takes to load it; the rest of the file need not be right yet.
+fn policy_config(
+    file: &Path,
+    values: &toml::Table,
+    origin: Use,
+    limits: &Limits,
+) -> Result<PolicyConfig, PipelineError> {
+    let at = At {
+        file: file.to_owned(),
+        line: 0,
+    };
+    let base = file.parent().unwrap_or(Path::new("."));
+    let files = |key: &str| {
+        let given = values.get("policy").and_then(|p| p.get(key));
+        let list = given.map_or(Some(<&[toml::Value]>::default()), |v| v.as_array().map(Vec::as_slice));
+        let paths: Option<Vec<PolicyFile>> = list.and_then(|list| {
+            let path = |v: &toml::Value| {
+                v.as_str().map(|p| PolicyFile {
+                    at: at.clone(),
+                    path: base.join(p),
+                })
+            };
+            list.iter().map(path).collect()
+        });
+        paths.ok_or_else(|| {
+            bad_file(
+                file,
+                format!("policy.{key} is no list of paths"),
+                "write [\"one.json\"]",
+            )
+        })
+    };
+    Ok(PolicyConfig {
+        files: files("files")?,
+        data: files("data")?,
+        at: at.clone(),
+        origin,
+        questions: None,
+        settings: serde_json::Map::new(),
+        approvals: None,
+        limits: limits.clone(),
     })
 }
 
@@ -263,7 +368,7 @@ impl Pinned {
             };
             let signed = if pin.signed { ", signature good" } else { "" };
             // Writing into a String does not fail.
-            let _ = writeln!(t, "{}: {stands}{signed}: {}", pin.component, pin.path.display());
+            let _ = writeln!(t, "{}: {stands}{signed}: {}", pin.what, pin.path.display());
             if pin.change == Change::Same {
                 continue;
             }
@@ -271,7 +376,14 @@ impl Pinned {
                 let _ = writeln!(t, "  was     {before}");
             }
             let _ = writeln!(t, "  sha256  {}", pin.sha256);
-            t.push_str(&words::description_text(&pin.description));
+            match pin.what {
+                What::Component { .. } => t.push_str(&words::description_text(&pin.description)),
+                What::Policy => {
+                    let decides = pin.description.get("questions").and_then(Value::as_array);
+                    let decides = decides.into_iter().flatten().filter_map(Value::as_str);
+                    let _ = writeln!(t, "  decides {}", decides.collect::<Vec<_>>().join(", "));
+                }
+            }
         }
         let end = if self.written { "written: " } else { "nothing written: " };
         let _ = writeln!(t, "{end}{}", self.pipeline.display());
@@ -287,7 +399,7 @@ impl Pinned {
             .pins
             .into_iter()
             .filter(|p| p.change == Change::Changed)
-            .map(|p| p.component)
+            .map(|p| p.what.to_string())
             .collect();
         if changed.is_empty() {
             return Ok(());
@@ -308,7 +420,11 @@ mod tests {
 
     fn written(text: &str) -> String {
         let mut document: DocumentMut = text.parse().unwrap();
-        write_hash(used(&mut document, "x").unwrap(), "HASH");
+        let what = match document.contains_key("policy") {
+            true => What::Policy,
+            false => What::Component { component: "x".into() },
+        };
+        write_hash(used(&mut document, &what).unwrap(), "HASH");
         document.to_string()
     }
 
@@ -326,6 +442,10 @@ mod tests {
             (
                 "[components.x]\nuse.path = \"x\"   # why\nuse.sha256 =   \"old\"  # ours\n",
                 "[components.x]\nuse.path = \"x\"   # why\nuse.sha256 =   \"HASH\"  # ours\n",
+            ),
+            (
+                "[policy]\nuse = { path = \"p.wasm\" }\nfiles = []\n",
+                "[policy]\nuse = { path = \"p.wasm\", sha256 = \"HASH\" }\nfiles = []\n",
             ),
             (
                 "[components.x.use]\npath = \"x\"\nsignature = \"s\"\n",

@@ -293,6 +293,11 @@ impl Policy {
     }
 }
 
+/// Loads a policy that is not trusted yet, and says what it would decide.
+pub(crate) async fn decides(config: &PolicyConfig, engine: &Engine) -> Result<BTreeSet<Question>, PipelineError> {
+    Ok(Policy::of(config, scripts::read(config)?, engine).await?.questions)
+}
+
 /// What came of asking.
 #[derive(Debug, Clone)]
 struct Said {
