@@ -51,6 +51,8 @@ pub enum Verb {
     List(PipelineArgs),
     /// Show one backup: what is in it, facts, notes, what was left out, how consistent it is
     Show(ShowArgs),
+    /// What changed between two backups: components, artifacts, facts, files
+    Diff(DiffArgs),
     /// How old the newest backups are, the last drill, what is missing; fails by `[status]` of the pipeline
     Status(PipelineArgs),
     /// Write one artifact out: SQL, COPY text or files
@@ -192,6 +194,26 @@ pub struct ShowArgs {
     /// Also list every artifact
     #[arg(long)]
     pub artifacts: bool,
+}
+
+#[derive(Args)]
+pub struct DiffArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// The first backup: its id, a unique beginning of it, or `latest`
+    pub from: String,
+    /// The second one
+    #[arg(default_value = "latest")]
+    pub to: String,
+    /// File with an age identity (needed only where the writer key is not)
+    #[arg(long, short = 'i', value_name = "FILE", env = "ESSRUN_IDENTITY")]
+    pub identity: Vec<PathBuf>,
+    /// Only these components
+    #[arg(long = "only", value_name = "COMPONENT")]
+    pub only: Vec<String>,
+    /// How many files to name of those added, removed and changed; all are counted
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub files: usize,
 }
 
 #[derive(Args)]

@@ -9,6 +9,7 @@
 pub mod backup;
 pub mod body;
 pub mod config;
+pub mod diff;
 pub mod disaster;
 pub mod drill;
 pub mod error;

@@ -52,7 +52,7 @@ pub use makers::{Makers, PlainArtifacts, Visit};
 pub use manifest::Damaged;
 pub use names::SHORT_LIVED;
 pub use prune::{PrunePlan, PruneReport};
-pub use read::OpenBackup;
+pub use read::{Chunks, OpenBackup};
 pub use repair::{BackupRepair, RepairReport};
 pub use repository::Repository;
 pub use types::{

@@ -3,6 +3,7 @@
 mod authorize;
 mod backup;
 mod check;
+mod diff;
 mod drill;
 mod extract;
 mod forget;
@@ -35,6 +36,7 @@ pub async fn run(verb: Verb, ui: &Ui) -> Result<(), PipelineError> {
         Verb::Plan(args) => plan::run(args, ui).await,
         Verb::List(args) => list::run(args, ui).await,
         Verb::Show(args) => show::run(args, ui).await,
+        Verb::Diff(args) => diff::run(args, ui).await,
         Verb::Status(args) => status::run(args, ui).await,
         Verb::Extract(args) => extract::run(args, ui).await,
         Verb::Check(args) => check::run(args, ui).await,

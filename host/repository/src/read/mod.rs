@@ -13,7 +13,7 @@ use crate::manifest::{Damaged, Manifest, Sealed};
 use crate::names::{self, ListName};
 use crate::{BackupSummary, RepositoryError, sync};
 use async_trait::async_trait;
-use essrun_artifact::{ArtifactRecord, BackupReader, Content, ContentReader, KeepError};
+use essrun_artifact::{ArtifactRecord, BackupReader, ChunkRef, Content, ContentReader, KeepError};
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 
@@ -104,8 +104,27 @@ impl OpenBackup {
         &self.list
     }
 
+    /// The chunks of a content, in order, without their bytes.
+    pub fn chunks(&self, content: &Content) -> Result<Chunks, RepositoryError> {
+        Ok(Chunks {
+            refs: RefReader::new(self.fetcher.clone(), content)?,
+        })
+    }
+
     pub(crate) fn fetcher(&self) -> Arc<Fetcher> {
         self.fetcher.clone()
+    }
+}
+
+/// The chunks of a content, one after the other.
+pub struct Chunks {
+    refs: RefReader,
+}
+
+impl Chunks {
+    /// The next one, `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<ChunkRef>, RepositoryError> {
+        self.refs.next().await
     }
 }
 
