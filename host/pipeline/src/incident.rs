@@ -143,7 +143,11 @@ pub(crate) async fn draft(
 ) -> Result<Incident, PipelineError> {
     let mut loaded = load::all(pipeline, &options.only, engine, reporter).await?;
     let body = repo::body(backup.summary())?;
-    loaded.retain(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()));
+    // What a component had finished before it failed is in the backup, and leaked with it.
+    loaded.retain(|l| {
+        let held = body.component(l.name());
+        held.is_some_and(|c| c.failed.is_none() || !rests(l.name(), backup).is_empty())
+    });
     let mut components = Vec::new();
     let mut touched = Vec::new();
     for one in &loaded {

@@ -310,6 +310,8 @@ pub struct ShownArtifact {
     pub sensitivity: essrun_artifact::Sensitivity,
     pub bytes: u64,
     pub items: Option<u64>,
+    /// Finished before its component failed: no restore takes it.
+    pub incomplete: bool,
 }
 
 /// Rows of a table, entries of a volume: makers keep it under one of these names.
@@ -334,9 +336,9 @@ pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Re
     let backup = read(pipeline, &repository, wanted).await?;
     let summary = backup.summary().clone();
     let standing = Standing::of(&repository, &summary).await?;
+    let body = body(&summary)?;
     Ok(Shown {
         id: summary.id.to_string(),
-        body: body(&summary)?,
         suspect: standing.suspect,
         drill: standing.drill,
         damaged: backup.damaged().to_vec(),
@@ -349,8 +351,10 @@ pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Re
                 sensitivity: a.sensitivity,
                 bytes: size(a),
                 items: items(a),
+                incomplete: body.failed(&a.name).is_some(),
             })
             .collect(),
+        body,
         summary,
     })
 }
@@ -405,7 +409,7 @@ impl Shown {
         for c in &self.body.components {
             let _ = writeln!(t, "\n{} ({} {}, {})", c.name, c.system, c.component_version, c.tier);
             if let Some(why) = &c.failed {
-                let _ = writeln!(t, "  NOT IN THIS BACKUP: {why}");
+                let _ = writeln!(t, "  FAILED, cannot be restored from this backup: {why}");
             }
             for (label, source) in &c.sources {
                 let _ = writeln!(t, "  {label}: from {source}");
@@ -429,7 +433,20 @@ impl Shown {
                 .filter(|a| a.name.split('/').next() == Some(&c.name))
                 .collect();
             let bytes: u64 = own.iter().map(|a| a.bytes).sum();
-            let _ = writeln!(t, "  {} artifacts, {bytes} bytes", own.len());
+            match &c.failed {
+                None => {
+                    let _ = writeln!(t, "  {} artifacts, {bytes} bytes", own.len());
+                }
+                Some(_) if own.is_empty() => {}
+                Some(_) => {
+                    let _ = writeln!(
+                        t,
+                        "  {} artifacts, {bytes} bytes, were finished before it failed: each is whole, the component is \
+                         not; no restore takes them, `extract --incomplete` hands them out",
+                        own.len()
+                    );
+                }
+            }
             if artifacts {
                 for a in own {
                     let items = a.items.map(|i| format!("{i} items")).unwrap_or_default();

@@ -91,6 +91,8 @@ pub fn plan(deed: &str) -> Option<Result<BackupPlan, Error>> {
         "filter-closes" => Ok(keep("public.item", "true) TO PROGRAM 'touch /tmp/owned' --")),
         "filter-function" => Ok(keep("public.item", "pg_read_file('/etc/passwd') IS NOT NULL")),
         "filter-writes" => Ok(keep("public.item", "nextval('public.item_id_seq') > 0")),
+        // Good until it meets the fiftieth row.
+        "filter-divides" => Ok(keep("public.item", "1 / (id - 50) < 5")),
         "filter-unknown" => Ok(keep("public.nothing", "true")),
         "rule-quote" => Ok(dump(vec![rule("public.item\"; DROP TABLE public.item; --")], vec![])),
         "fact-twice" => Ok(BackupPlan::new().step(fact("a", "1")).step(fact("a", "2"))),
