@@ -6,9 +6,10 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
 
 mod plans;
+mod restores;
 
 use essrun_guest::prelude::*;
-use essrun_guest::{BackupPlan, BackupView, db, settings};
+use essrun_guest::{BackupPlan, BackupView, RestorePlan, db, settings};
 
 struct Hostile;
 
@@ -87,8 +88,22 @@ impl Component for Hostile {
         Ok(BackupPlan::new())
     }
 
+    fn plan_restore(backup: &BackupView) -> Result<RestorePlan, Error> {
+        let Settings { deed } = settings::get()?;
+        Ok(match restores::plan(&deed) {
+            Some(plan) => plan,
+            None => essrun_guest::artifacts_back(&Self::describe(), backup),
+        })
+    }
+
     fn verify(_: &BackupView) -> Result<Vec<Finding>, Error> {
-        Ok(Vec::new())
+        let Settings { deed } = settings::get()?;
+        restores::verify(&deed).unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    fn respond(backup: &BackupView) -> Result<IncidentPlan, Error> {
+        let Settings { deed } = settings::get()?;
+        Ok(restores::respond(&deed, backup).unwrap_or_default())
     }
 }
 

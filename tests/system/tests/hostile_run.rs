@@ -1,4 +1,4 @@
-//! A whole run with forty strangers in it, each with a misdeed of its own: the run goes on, says who did what, stays
+//! A whole run with nearly fifty strangers in it, each with a misdeed of its own: the run goes on, says who did what, stays
 //! small, and backs up the honest one. And a stranger who says that secrets are none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -40,6 +40,10 @@ const DEEDS: &[(&str, &str)] = &[
     ("filter-ends", "public.item"),
     ("filter-closes", "public.item"),
     ("filter-function", "public.item"),
+    ("filter-writes", "read-only transaction|nextval"),
+    ("filter-divides", "division by zero"),
+    ("take-long", "pattern"),
+    ("query-forever", "denied|took more than"),
     ("fact-twice", "records the fact \"a\" twice"),
     ("fact-control", "control characters"),
     ("fact-nameless", "unfit name"),
@@ -131,6 +135,7 @@ fn stranger(name: &str, hash: &str) -> String {
         "dump-twice",
         "copy",
         "filter",
+        "rule-quote",
         "query",
         "note-escape",
         "archive-database",
@@ -152,7 +157,10 @@ fn misdeeds_cost_only_who_did_them() {
     let wasm = plugins::hostile();
     let hash = sha256_hex(&std::fs::read(&wasm).unwrap());
     let mut strangers: String = DEEDS.iter().map(|(deed, _)| stranger(deed, &hash)).collect();
-    strangers.push_str(&stranger("note-escape", &hash));
+    // No harm: what was said reaches nothing.
+    for deed in ["note-escape", "filter-unknown", "rule-quote"] {
+        strangers.push_str(&stranger(deed, &hash));
+    }
     for file in odd() {
         let hash = sha256_hex(&file.bytes);
         strangers.push_str(&format!(
