@@ -167,7 +167,7 @@ mod tests {
         assert!(
             run(5 * 60, json!({"minutes-apart": "5"}))
                 .as_str()
-                .is_some_and(|e| e.starts_with("Failed"))
+                .is_some_and(|e| e.contains("not a number of minutes"))
         );
     }
 

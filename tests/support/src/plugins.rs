@@ -59,6 +59,17 @@ pub fn cargo_component(crate_dir: &Path) -> PathBuf {
     file
 }
 
+/// Runs a crate's own tests, natively, as its author would; gives what cargo said. The target folder is the same.
+#[track_caller]
+pub fn cargo_test(crate_dir: &Path) -> String {
+    tool(
+        Command::new("cargo")
+            .args(["test", "--target-dir"])
+            .arg(root().join("target"))
+            .current_dir(crate_dir),
+    )
+}
+
 /// The component that does what its setting `deed` says, none of it good.
 #[track_caller]
 pub fn hostile() -> PathBuf {

@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use essrun_testkit::essrun::Essrun;
-use essrun_testkit::plugins::{self, tool};
+use essrun_testkit::plugins;
 use essrun_testkit::sha256_hex;
 use essrun_testkit::site::Site;
 use essrun_testkit::workspace;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -38,13 +37,7 @@ fn a_new_plugin_is_built_tested_and_tried_as_its_readme_says() {
         .expect_stderr(&["my-wiki"]);
 
     let made = dir.path().join("my-wiki");
-    let target = essrun_testkit::scratch_root().join("plugins/target");
-    let tested = tool(
-        Command::new("cargo")
-            .args(["test", "--target-dir"])
-            .arg(&target)
-            .current_dir(&made),
-    );
+    let tested = plugins::cargo_test(&made);
     assert!(tested.contains("3 passed"), "{tested}");
     let wasm = plugins::cargo_component(&made);
     let essrun = Essrun::in_dir(&made);
@@ -183,14 +176,7 @@ fn the_example_in_rust() {
     let wasm = plugins::slack_bridge();
     tried(&wasm, "");
     // Its own tests, natively.
-    let target = essrun_testkit::scratch_root().join("plugins/target");
-    let dir = workspace().join("examples/slack-bridge");
-    let tested = tool(
-        Command::new("cargo")
-            .args(["test", "--target-dir"])
-            .arg(&target)
-            .current_dir(dir),
-    );
+    let tested = plugins::cargo_test(&workspace().join("examples/slack-bridge"));
     assert!(tested.contains("test result: ok. 3 passed"), "{tested}");
 }
 

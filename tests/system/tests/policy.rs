@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use essrun_testkit::essrun::Outcome;
+use essrun_testkit::plugins;
 use essrun_testkit::site::Site;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -587,22 +588,14 @@ fn the_examples_pass_their_tests_together_and_a_wrong_expectation_is_told() {
 
 /// The example in Rust, built as its author would.
 fn rust_policy() -> Vec<u8> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("policy-rust");
-    let mut cargo = std::process::Command::new(env!("CARGO"));
-    cargo
-        .current_dir(examples().join("policy-rust"))
-        .args(["build", "--quiet", "--locked", "--release"]);
-    cargo.args(["--target", "wasm32-wasip2", "--target-dir"]).arg(&target);
-    for (key, _) in std::env::vars_os() {
-        let key = key.to_string_lossy().into_owned();
-        // What cargo tells this test is not meant for another build.
-        if (key.starts_with("CARGO_") && key != "CARGO_HOME") || key.starts_with("RUSTFLAGS") {
-            cargo.env_remove(key);
-        }
-    }
-    let built = cargo.output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    std::fs::read(target.join("wasm32-wasip2/release/policy_rust.wasm")).unwrap()
+    std::fs::read(plugins::cargo_component(&examples().join("policy-rust"))).unwrap()
+}
+
+/// The example's own tests, natively.
+#[test]
+fn the_policy_in_rust_passes_its_own_tests() {
+    let tested = plugins::cargo_test(&examples().join("policy-rust"));
+    assert!(tested.contains("test result: ok. 2 passed"), "{tested}");
 }
 
 fn sha256(path: &Path) -> String {
