@@ -71,6 +71,16 @@ pub struct Retention {
     pub failure: Option<String>,
 }
 
+/// A question as the documentation names it.
+fn asked(question: Question) -> &'static str {
+    match question {
+        Question::MayRun => "may-run",
+        Question::JudgeResult => "judge-result",
+        Question::Retention => "retention",
+        Question::MayRestore => "may-restore",
+    }
+}
+
 /// Two ways to say it: a boolean with reasons, or a set of reasons against it, which is how rules of several files are
 /// put together. Where both are given, both must agree.
 #[derive(Deserialize)]
@@ -234,7 +244,8 @@ impl Policy {
 pub(crate) fn shaped<T: for<'de> Deserialize<'de>>(policy: &str, question: Question, text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|e| {
         format!(
-            "policy {policy}: its answer to {question:?} has not the documented shape: {}",
+            "policy {policy}: its answer to {} has not the documented shape: {}",
+            asked(question),
             line(&e.to_string(), 300)
         )
     })
@@ -247,7 +258,8 @@ pub(crate) fn decided(policy: &str, question: Question, answer: Result<Allowed, 
             deny: None,
             ..
         }) => Err(format!(
-            "policy {policy}: its answer to {question:?} has neither `allow` nor `deny`"
+            "policy {policy}: its answer to {} has neither `allow` nor `deny`",
+            asked(question)
         )),
         other => other,
     };
