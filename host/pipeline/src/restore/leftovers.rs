@@ -11,7 +11,7 @@ use crate::error::PipelineError;
 use crate::load::Loaded;
 use essrun_postgres::restore as pg;
 use essrun_volume::LeftoverState;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Removes the leftovers of these components' targets, and says whether there were any. A target that cannot be reached
 /// is left for the plan to report.
@@ -28,20 +28,13 @@ pub async fn clean(loaded: &[Loaded], options: &RestoreOptions) -> Result<bool, 
                     found |= databases(&what, &target, maintenance.as_deref().unwrap_or("postgres"), which).await;
                 }
                 DatabaseSource::Sqlite(path) => {
-                    found |= files(
-                        &what,
-                        &options.targets.get(&what).map_or_else(|| path.clone(), PathBuf::from),
-                    )
-                    .await;
+                    found |= files(&what, &options.place(&what, path)?).await;
                 }
             }
         }
         for (label, grant) in &one.config.volumes {
             let what = format!("{}/{label}", one.name());
-            let path = options
-                .targets
-                .get(&what)
-                .map_or_else(|| grant.path.clone(), PathBuf::from);
+            let path = options.place(&what, &grant.path)?;
             if one.owns(label) && path.parent().is_some_and(Path::exists) {
                 found |= trees(&what, &path, options.resume).await?;
             }

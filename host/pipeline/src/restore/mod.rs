@@ -25,7 +25,7 @@ use crate::{load, pace, repo};
 use essrun_repository::Repository;
 use plan::Planned;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Said with every failure after which a restore can be gone on with.
@@ -54,6 +54,20 @@ pub struct RestoreOptions {
     pub resume: bool,
     /// Change nothing at all, not even remove what a killed restore left behind.
     pub dry_run: bool,
+}
+
+impl RestoreOptions {
+    /// Where a volume or an SQLite file goes: where `--to` says, else where it was. As a whole path: what it is held
+    /// against, and what a stopped restore left beside it, must not hang on the directory we were started in.
+    fn place(&self, what: &str, otherwise: &Path) -> Result<PathBuf, PipelineError> {
+        let path = self.targets.get(what).map_or(otherwise, Path::new);
+        std::path::absolute(path).map_err(|e| {
+            PipelineError::refused(
+                format!("the target of {what}, {}, cannot be found: {e}", path.display()),
+                "give the whole path",
+            )
+        })
+    }
 }
 
 /// `COMPONENT/LABEL=TARGET`.
@@ -224,6 +238,15 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_whole_paths() {
+        let here = std::env::current_dir().unwrap();
+        let mut options = RestoreOptions::default();
+        options.targets.insert("a/b".into(), "copy".into());
+        assert_eq!(options.place("a/b", Path::new("/srv/x")).unwrap(), here.join("copy"));
+        assert_eq!(options.place("a/c", Path::new("/srv/x")).unwrap(), Path::new("/srv/x"));
+    }
 
     #[test]
     fn targets_are_read_strictly() {

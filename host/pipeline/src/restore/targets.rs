@@ -24,10 +24,9 @@ pub(super) async fn volume(
     let record = record(backup, &what)?;
     let path = match purpose {
         Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(label),
-        Purpose::Restore => match (options.targets.get(&what), item.loaded.config.volumes.get(label)) {
-            (Some(path), _) => PathBuf::from(path),
-            (None, Some(grant)) => grant.path.clone(),
-            (None, None) => return Err(PipelineError::Internal(format!("{what} is not granted"))),
+        Purpose::Restore => match item.loaded.config.volumes.get(label) {
+            Some(grant) => options.place(&what, &grant.path)?,
+            None => return Err(PipelineError::Internal(format!("{what} is not granted"))),
         },
     };
     let mut volume_options = essrun_volume::RestoreOptions {
@@ -117,7 +116,7 @@ pub(super) async fn database(
         DatabaseSource::Sqlite(path) => {
             let path = match purpose {
                 Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(format!("{label}.sqlite")),
-                Purpose::Restore => options.targets.get(&what).map_or_else(|| path.clone(), PathBuf::from),
+                Purpose::Restore => options.place(&what, path)?,
             };
             if !options.replace && non_empty(&path) {
                 item.findings.push(Precondition {
