@@ -30,7 +30,7 @@ pub async fn accept(pipeline: &Pipeline, wanted: &str, reason: &str) -> Result<A
         ));
     }
     let repository = repo::open(pipeline, Some(keys::writer(pipeline)?), Vec::new()).await?;
-    let backup = repository.read(wanted).await.map_err(PipelineError::repository)?;
+    let backup = repo::read(pipeline, &repository, wanted).await?;
     let summary = backup.summary();
     let standing = Standing::of(&repository, summary).await?;
     if standing.state != State::Suspect {

@@ -75,7 +75,7 @@ pub async fn explain(
     let about = match &options.backup {
         None => None,
         Some(wanted) => {
-            let open = repository.read(wanted).await.map_err(PipelineError::repository)?;
+            let open = repo::read(pipeline, &repository, wanted).await?;
             Some(Arc::new(open))
         }
     };
