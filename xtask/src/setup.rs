@@ -38,6 +38,11 @@ const ALWAYS: &[Package] = &[
         there: || shell::has("zstd"),
     },
     Package {
+        // `kill`, by which tests and demo stop servers; a minimal Debian has it only within its shells.
+        name: "procps",
+        there: || shell::has("kill"),
+    },
+    Package {
         name: "openssh-client",
         there: || shell::has("ssh-keygen"),
     },
