@@ -46,8 +46,10 @@ fn a_backup_killed_at_any_moment() {
     let mut killed = 0;
     for kill in moments(&sample, 8, 8) {
         std::fs::remove_dir_all(suite.repository()).unwrap();
-        // What the host remembers belongs to the repository that is gone.
-        std::fs::remove_dir_all(suite.path().join("cache")).ok();
+        // What the host remembers and what it knows belong to the repository that is gone.
+        for gone in ["cache", ".state"] {
+            std::fs::remove_dir_all(suite.path().join(gone)).ok();
+        }
         assert!(
             std::process::Command::new("cp")
                 .arg("-a")
