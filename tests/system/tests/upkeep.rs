@@ -517,11 +517,12 @@ fn a_second_host_is_let_in_and_keeps_to_itself() {
     };
     let seen = list(&second);
     assert_eq!(seen.len(), 4);
-    let own: Vec<bool> = seen.iter().map(|b| b["readable"].as_bool().unwrap()).collect();
-    assert_eq!(own, [false, true, false, true], "{seen:?}");
-    let stored = |n: usize| seen[n]["stored-bytes"].as_u64().unwrap();
+    // Of one second those of two hosts stand in no order; one host's do.
+    let own: Vec<_> = seen.iter().filter(|b| b["readable"] == true).collect();
+    assert_eq!(own.len(), 2, "{seen:?}");
+    let stored = |n: usize| own[n]["stored-bytes"].as_u64().unwrap();
     assert!(
-        stored(3) < stored(1) / 10,
+        stored(1) < stored(0) / 10,
         "everything was read and stored again: {seen:?}"
     );
     first.run(&["pipeline.toml"]);
@@ -530,7 +531,7 @@ fn a_second_host_is_let_in_and_keeps_to_itself() {
     let identity = first.path().join("identity.txt");
     let identity = identity.to_str().unwrap();
     let drill = second.run(&["drill", "pipeline.toml", "--identity", identity]);
-    assert!(drill.stdout.contains(seen[3]["id"].as_str().unwrap()), "{drill}");
+    assert!(drill.stdout.contains(own[1]["id"].as_str().unwrap()), "{drill}");
     let shown = second.run(&["show", "pipeline.toml"]);
     assert!(shown.stdout.contains("pipeline \"other\""), "{shown}");
 
@@ -543,7 +544,8 @@ fn a_second_host_is_let_in_and_keeps_to_itself() {
     let left = list(&first);
     assert_eq!(left.len(), 4, "{left:?}");
     assert_eq!(left.iter().filter(|b| b["readable"] == true).count(), 3);
-    let other = seen[0]["writer"].as_str().unwrap();
+    let other = seen.iter().find(|b| b["readable"] == false).unwrap();
+    let other = other["writer"].as_str().unwrap();
     let of = second.run(&["forget", "pipeline.toml", "--of", other]);
     assert_eq!(of.stdout.matches("would forget").count(), 2, "{of}");
     for host in [&first, &second] {
