@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 /// An index's entry: a chunk's id and the length of its plain bytes.
 pub(crate) const ENTRY: usize = 36;
-/// Frames are ended at this many plain bytes, or a chunk later. Measured: zstd's level 2 with 2 MiB frames stores as
-/// little as level 3 with 1 MiB frames in 60 % of its time; readers hold a few frames, so they stay this small.
-pub(crate) const FRAME_TARGET: usize = 2 << 20;
+/// Frames are ended at this many plain bytes, or a chunk later. Measured (docs/BENCHMARKS.md): rows in frames of 4 MiB
+/// take 1 % more than in one stream, of 2 MiB 5 %; readers hold a few frames, so they are no larger.
+pub(crate) const FRAME_TARGET: usize = 4 << 20;
+/// The same for large chunks, as of media: most is compressed already, and a frame may overshoot by a chunk of 4 MiB.
+pub(crate) const COARSE_FRAME_TARGET: usize = 2 << 20;
 /// No frame holds more.
 pub(crate) const FRAME_LIMIT: usize = FRAME_TARGET + CHUNK_LIMIT;
 /// No index object is larger when opened: a 64 MiB pack of the smallest chunks fits.

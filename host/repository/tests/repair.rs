@@ -151,7 +151,7 @@ async fn what_can_be_read_of_a_torn_pack_is_kept() {
     let place = Place::new().await;
     let access = Access {
         options: Options {
-            pack_bytes: 8 << 20,
+            pack_bytes: 16 << 20,
             ..place.options()
         },
         ..place.as_writer()
@@ -159,7 +159,7 @@ async fn what_can_be_read_of_a_torn_pack_is_kept() {
     let repository = Repository::open(place.store(), access).await.unwrap();
     // Incompressible, so that frames and blocks lie where one thinks; two artifacts in one pack.
     let made = repository.begin(START).await.unwrap();
-    let (front, back) = (noise(1, 2 << 20), noise(2, 2 << 20));
+    let (front, back) = (noise(1, 4 << 20), noise(2, 4 << 20));
     let mut contents = keep(&made, LaneSpec::TABLE, &[&front, &back]).await.unwrap();
     made.record(record("s/back", contents.pop().unwrap())).await.unwrap();
     made.record(record("s/front", contents.pop().unwrap())).await.unwrap();

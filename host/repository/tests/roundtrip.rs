@@ -97,7 +97,7 @@ async fn stock_age_and_zstd_open_every_sealed_object() {
     let place = Place::new().await;
     let key = place.dir.path().join("identity.txt");
     place.identity.save(&key).unwrap();
-    let table = rows(3, 20_000);
+    let table = rows(3, 80_000);
     let repository = place.writing().await;
     backup(&repository, &[("s/main/events", &table)]).await.unwrap();
 
@@ -259,7 +259,7 @@ async fn content_is_adopted_only_when_all_of_it_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_run_leaves_packs_that_the_next_one_uses() {
     let place = Place::new().await;
-    let table = rows(1, 100_000);
+    let table = rows(1, 250_000);
     {
         let repository = place.writing().await;
         let made = repository.begin(START).await.unwrap();

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Frames kept decompressed: content that jumps between packs comes back to the same frame.
-const FRAMES_KEPT: usize = 8;
+const FRAMES_KEPT: usize = 6;
 /// Pack headers kept; a few hundred bytes each.
 const HEADERS_KEPT: usize = 512;
 

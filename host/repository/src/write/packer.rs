@@ -7,9 +7,9 @@
 use super::flow::Flow;
 use crate::RepositoryError;
 use crate::envelope::{self, Sealer};
-use crate::index_object::{self, FRAME_TARGET, FrameChunks, lengths_frame};
+use crate::index_object::{self, COARSE_FRAME_TARGET, FRAME_TARGET, FrameChunks, lengths_frame};
 use crate::names::{IndexName, PackName, Sum};
-use essrun_artifact::{ChunkId, ChunkRef, Domain};
+use essrun_artifact::{ChunkId, ChunkRef, Cut, Domain};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -40,6 +40,8 @@ struct PackInMaking {
 pub(crate) struct Packer {
     flow: Arc<Flow>,
     domain: Domain,
+    /// Plain bytes at which a frame is ended.
+    target: usize,
     open: Frame,
     compressing: VecDeque<JoinHandle<Result<Compressed, RepositoryError>>>,
     pack: Option<PackInMaking>,
@@ -47,10 +49,14 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    pub fn new(flow: Arc<Flow>, domain: Domain) -> Self {
+    pub fn new(flow: Arc<Flow>, domain: Domain, cut: Cut) -> Self {
         Packer {
             flow,
             domain,
+            target: match cut {
+                Cut::Fine => FRAME_TARGET,
+                Cut::Coarse => COARSE_FRAME_TARGET,
+            },
             open: Frame::default(),
             compressing: VecDeque::new(),
             pack: None,
@@ -71,7 +77,7 @@ impl Packer {
         }
         self.open.plain.extend_from_slice(bytes);
         self.open.chunks.push(chunk);
-        if self.open.plain.len() >= FRAME_TARGET {
+        if self.open.plain.len() >= self.target {
             self.end_frame().await?;
         }
         Ok(chunk)

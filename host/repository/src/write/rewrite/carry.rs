@@ -12,7 +12,7 @@ use crate::revision::{self, Draft, Reason};
 use crate::write::flow::Flow;
 use crate::write::packer::Packer;
 use crate::{BackupId, RepositoryError, annotation, forget, sync};
-use essrun_artifact::{Domain, Progress};
+use essrun_artifact::{Cut, Domain, Progress};
 use futures_util::StreamExt;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -77,7 +77,7 @@ impl Work<'_> {
         let nothing = Arc::new(RwLock::new(HashSet::new()));
         let fetcher = Arc::new(Fetcher::new(self.core.clone(), index.clone(), nothing, flow.naming_key));
         for domain in [Domain::Data, Domain::Meta] {
-            let mut packer = Packer::new(flow.clone(), domain);
+            let mut packer = Packer::new(flow.clone(), domain, Cut::Fine);
             let packs = self
                 .rewrite
                 .values()
