@@ -5,13 +5,17 @@
 //! that child programs get the same parameters by environment, never by argument, where `ps` would show them.
 
 mod parse;
+mod reach;
 mod session;
+mod tap;
 mod tls;
 
 pub use session::Session;
+pub(crate) use tap::{BATCH, Form};
 
 use crate::error::{Error, Result};
 use parse::Params;
+use reach::{Place, Timing};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,29 +62,30 @@ const KNOWN: &[&str] = &[
     "load_balance_hosts",
 ];
 
-/// Environment variables of libpq and the parameters they stand for.
-const ENVIRONMENT: &[(&str, &str)] = &[
-    ("PGHOST", "host"),
-    ("PGHOSTADDR", "hostaddr"),
-    ("PGPORT", "port"),
-    ("PGDATABASE", "dbname"),
-    ("PGUSER", "user"),
-    ("PGPASSWORD", "password"),
-    ("PGPASSFILE", "passfile"),
-    ("PGSERVICE", "service"),
-    ("PGOPTIONS", "options"),
-    ("PGCONNECT_TIMEOUT", "connect_timeout"),
-    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
-    ("PGSSLMODE", "sslmode"),
-    ("PGSSLROOTCERT", "sslrootcert"),
-    ("PGSSLCERT", "sslcert"),
-    ("PGSSLKEY", "sslkey"),
-    ("PGSSLCRL", "sslcrl"),
-    ("PGSSLSNI", "sslsni"),
-    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
-    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
-    ("PGCHANNELBINDING", "channel_binding"),
-    ("PGGSSENCMODE", "gssencmode"),
+/// Environment variables of libpq, the parameters they stand for, and whether a child program is given them as they
+/// are: the others are found out here first, and what was found is given.
+const ENVIRONMENT: &[(&str, &str, bool)] = &[
+    ("PGHOST", "host", false),
+    ("PGHOSTADDR", "hostaddr", true),
+    ("PGPORT", "port", false),
+    ("PGDATABASE", "dbname", false),
+    ("PGUSER", "user", false),
+    ("PGPASSWORD", "password", true),
+    ("PGPASSFILE", "passfile", false),
+    ("PGSERVICE", "service", false),
+    ("PGOPTIONS", "options", true),
+    ("PGCONNECT_TIMEOUT", "connect_timeout", true),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs", true),
+    ("PGSSLMODE", "sslmode", true),
+    ("PGSSLROOTCERT", "sslrootcert", true),
+    ("PGSSLCERT", "sslcert", true),
+    ("PGSSLKEY", "sslkey", true),
+    ("PGSSLCRL", "sslcrl", true),
+    ("PGSSLSNI", "sslsni", true),
+    ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version", true),
+    ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version", true),
+    ("PGCHANNELBINDING", "channel_binding", true),
+    ("PGGSSENCMODE", "gssencmode", false),
 ];
 
 /// A connection string as far as it is read without looking at anything else, for fuzzers; and the files beside it.
@@ -128,7 +133,7 @@ impl Connection {
                 hint: format!("known are {}", KNOWN.join(", ")),
             });
         }
-        for (variable, name) in ENVIRONMENT.iter().filter(|(_, name)| *name == "service") {
+        for (variable, name, _) in ENVIRONMENT.iter().filter(|(_, name, _)| *name == "service") {
             if let (Ok(value), false) = (std::env::var(variable), params.contains_key(*name)) {
                 params.insert((*name).to_owned(), value);
             }
@@ -138,7 +143,7 @@ impl Connection {
                 params.entry(name).or_insert(value);
             }
         }
-        for (variable, name) in ENVIRONMENT {
+        for (variable, name, _) in ENVIRONMENT {
             if let (Ok(value), false) = (std::env::var(variable), params.contains_key(*name)) {
                 params.insert((*name).to_owned(), value);
             }
@@ -171,6 +176,8 @@ impl Connection {
             }
         }
         connection.config()?;
+        connection.places()?;
+        connection.timing()?;
         Ok(connection)
     }
 
@@ -237,35 +244,75 @@ impl Connection {
             .transpose()
     }
 
-    /// The driver's configuration.
+    /// Where the server may be, in the order in which it is looked for.
+    fn places(&self) -> Result<Vec<Place>> {
+        let hosts: Vec<&str> = self.host().split(',').collect();
+        let addresses: Vec<&str> = match (self.get("hostaddr"), self.get("host")) {
+            (Some(addresses), Some(_)) => addresses.split(',').collect(),
+            _ => Vec::new(),
+        };
+        let ports: Vec<&str> = self.port().split(',').collect();
+        if !addresses.is_empty() && addresses.len() != hosts.len() {
+            return Err(Self::bad("hostaddr", "a list as long as that of `host`"));
+        }
+        if ports.len() > 1 && ports.len() != hosts.len() {
+            return Err(Self::bad("port", "one number, or a list as long as that of `host`"));
+        }
+        let place = |(n, host): (usize, &&str)| {
+            let port = ports.get(n).or(ports.first()).copied().unwrap_or_default();
+            let port: u16 = match port {
+                "" => 5432,
+                port => match port.parse() {
+                    Ok(port) if port > 0 => port,
+                    _ => return Err(Self::bad("port", "a number from 1 to 65535")),
+                },
+            };
+            let host = if host.is_empty() { default_socket_dir() } else { host };
+            if host.starts_with('/') {
+                return Ok(Place::Socket(PathBuf::from(host).join(format!(".s.PGSQL.{port}"))));
+            }
+            let address = match addresses.get(n).copied().unwrap_or_default() {
+                "" => None,
+                address => Some(address.parse().map_err(|_| Self::bad("hostaddr", "an IP address"))?),
+            };
+            Ok(Place::Host {
+                name: host.to_owned(),
+                address,
+                port,
+            })
+        };
+        hosts.iter().enumerate().map(place).collect()
+    }
+
+    fn timing(&self) -> Result<Timing> {
+        let seconds = |name, default| -> Result<Duration> {
+            Ok(self.seconds(name)?.unwrap_or(Duration::from_secs(default)))
+        };
+        Ok(Timing {
+            // As libpq has it, zero is forever.
+            connect: match seconds("connect_timeout", 15)? {
+                Duration::ZERO => Duration::MAX,
+                some => some,
+            },
+            keepalive_idle: seconds("keepalives_idle", 60)?,
+            keepalive_interval: seconds("keepalives_interval", 10)?,
+        })
+    }
+
+    /// The driver's configuration, for a stream that is made already: where the server is and TLS are not its business.
     pub(crate) fn config(&self) -> Result<tokio_postgres::Config> {
         let mut config = tokio_postgres::Config::new();
         config.user(self.user()).dbname(self.database());
         if let Some(password) = self.get("password") {
             config.password(password);
         }
-        for host in self.host().split(',') {
-            config.host(if host.is_empty() { default_socket_dir() } else { host });
-        }
-        if let (Some(addresses), true) = (self.get("hostaddr"), self.get("host").is_some()) {
-            for address in addresses.split(',') {
-                config.hostaddr(address.parse().map_err(|_| Self::bad("hostaddr", "an IP address"))?);
-            }
-        }
-        for port in self.port().split(',') {
-            let port = if port.is_empty() { "5432" } else { port };
-            config.port(
-                port.parse()
-                    .map_err(|_| Self::bad("port", "a number from 1 to 65535"))?,
-            );
-        }
         if let Some(options) = self.get("options") {
             config.options(options);
         }
         config.application_name(self.get("application_name").unwrap_or("essrun"));
-        config.connect_timeout(self.seconds("connect_timeout")?.unwrap_or(Duration::from_secs(15)));
-        config.keepalives_idle(self.seconds("keepalives_idle")?.unwrap_or(Duration::from_secs(60)));
-        config.keepalives_interval(self.seconds("keepalives_interval")?.unwrap_or(Duration::from_secs(10)));
+        config
+            .ssl_mode(tokio_postgres::config::SslMode::Require)
+            .ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
         match self.get("target_session_attrs") {
             None | Some("any") => {}
             Some("read-write") => {
@@ -319,24 +366,9 @@ impl Connection {
             // Not spoken by us; libpq would take it before TLS where there are credentials for it.
             ("PGGSSENCMODE", "disable".to_owned()),
         ];
-        for (variable, name) in [
-            ("PGHOSTADDR", "hostaddr"),
-            ("PGPASSWORD", "password"),
-            ("PGOPTIONS", "options"),
-            ("PGCONNECT_TIMEOUT", "connect_timeout"),
-            ("PGTARGETSESSIONATTRS", "target_session_attrs"),
-            ("PGSSLMODE", "sslmode"),
-            ("PGSSLROOTCERT", "sslrootcert"),
-            ("PGSSLCERT", "sslcert"),
-            ("PGSSLKEY", "sslkey"),
-            ("PGSSLCRL", "sslcrl"),
-            ("PGSSLSNI", "sslsni"),
-            ("PGSSLMINPROTOCOLVERSION", "ssl_min_protocol_version"),
-            ("PGSSLMAXPROTOCOLVERSION", "ssl_max_protocol_version"),
-            ("PGCHANNELBINDING", "channel_binding"),
-        ] {
+        for (variable, name, _) in ENVIRONMENT.iter().filter(|(_, _, given)| *given) {
             if let Some(value) = self.get(name) {
-                env.push((variable, value.to_owned()));
+                env.push((*variable, value.to_owned()));
             }
         }
         let roots = tls::Settings::of(&self.params)?.system_roots_file()?;

@@ -4,17 +4,21 @@
 //! that the transaction holding its snapshot is gone. Every session is given the same settings, so that what is read
 //! does not depend on how the role or the database happens to be set up.
 
+use super::reach::{self, Failed, Place, Through, Timing, Way, reach};
+use super::tap::{Batch, Form, Tap};
 use super::tls::{self, Mode};
 use super::{Connection, Sockets};
 use crate::error::{Error, Result, chain};
+use futures_channel::mpsc;
+use futures_util::{StreamExt, TryStreamExt};
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, NoTls, Socket};
+use tokio_postgres::{Client, Config, CopyOutStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Settings that fix the meaning of what is read and written, and take away time limits that would end a long dump.
@@ -31,15 +35,94 @@ pub struct Session {
     client: Client,
     task: JoinHandle<()>,
     lost: watch::Receiver<Option<Arc<str>>>,
+    tap: Tap,
+    reach: Reach,
+    server: String,
+}
+
+/// How the server was reached.
+struct Reach {
+    place: Place,
     /// How TLS is made; absent where none is to be made.
     tls: Option<MakeRustlsConnect>,
-    server: String,
+    mode: Mode,
+    timing: Timing,
+}
+
+/// The rows of a COPY under way.
+pub(crate) struct Rows<'a> {
+    session: &'a Session,
+    what: String,
+    batches: mpsc::Receiver<Result<Batch, &'static str>>,
+    /// The driver's side of it: its end, or its error. Absent once it has ended.
+    copied: Option<Pin<Box<CopyOutStream>>>,
+    closed: bool,
+}
+
+impl Rows<'_> {
+    /// The next rows; `None` once the server has said that these were all.
+    pub async fn next(&mut self) -> Result<Option<Batch>> {
+        loop {
+            let Some(copied) = &mut self.copied else {
+                // Whatever was on its way when the end was seen.
+                return match self.batches.next().await {
+                    Some(batch) => self.checked(batch).map(Some),
+                    None => Ok(None),
+                };
+            };
+            let ended = tokio::select! {
+                biased;
+                batch = self.batches.next() => match batch {
+                    Some(batch) => return self.checked(batch).map(Some),
+                    None => Err("COPY lost its reader"),
+                },
+                ended = copied.try_next() => match ended {
+                    Ok(None) => Ok(()),
+                    Ok(Some(_)) => Err("COPY sent rows past their reader"),
+                    Err(e) => return Err(self.fail(&e)),
+                },
+            };
+            ended.map_err(|why| self.broken(why))?;
+            self.copied = None;
+            self.closed = true;
+            if !self.session.tap.close() {
+                return Err(self.broken("COPY ended without its end mark"));
+            }
+        }
+    }
+
+    fn checked(&self, batch: Result<Batch, &'static str>) -> Result<Batch> {
+        batch.map_err(|why| self.broken(why))
+    }
+
+    fn broken(&self, why: &str) -> Error {
+        Error::Lost {
+            what: format!("{}: {}", self.session.server(), self.what),
+            why: why.to_owned(),
+        }
+    }
+
+    /// An error of the server's ends the COPY; any other leaves it where it is.
+    fn fail(&mut self, error: &tokio_postgres::Error) -> Error {
+        if error.as_db_error().is_some() {
+            self.closed = true;
+            self.session.tap.close();
+        }
+        self.session.error(&self.what, error)
+    }
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.session.tap.leave();
+        }
+    }
 }
 
 impl Session {
     pub async fn open(connection: &Connection) -> Result<Session> {
-        let mut config = connection.config()?;
-        let server = connection.describe();
+        let config = connection.config()?;
         let settings = tls::Settings::of(&connection.params)?;
         let mode = match connection.sockets() {
             Sockets::All => Mode::Disable,
@@ -49,42 +132,103 @@ impl Session {
             Mode::Disable => None,
             _ => Some(settings.connector()?),
         };
-        let (tell, lost) = watch::channel(None);
+        let timing = connection.timing()?;
+        let mut last = None;
+        for place in connection.places()? {
+            match Self::open_at(connection, &config, &place, timing, mode, tls.as_ref()).await {
+                Ok(session) => {
+                    session.run("session settings", SETTINGS).await?;
+                    match session.is_wanted(config.get_target_session_attrs()).await? {
+                        true => return Ok(session),
+                        false => last = Some(Failed::Unwanted),
+                    }
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        // There is at least one place.
+        let error = last.unwrap_or(Failed::NoTls);
+        Err(connect_error(&connection.describe(), connection, &error))
+    }
+
+    async fn open_at(
+        connection: &Connection,
+        config: &Config,
+        place: &Place,
+        timing: Timing,
+        mode: Mode,
+        tls: Option<&MakeRustlsConnect>,
+    ) -> Result<Session, Failed> {
+        let ways = match (tls, place) {
+            (Some(tls), Place::Host { .. }) => ways(mode, tls),
+            _ => vec![Way::Plain],
+        };
         let mut first = None;
-        for (n, ssl) in tries(mode).iter().enumerate() {
-            config.ssl_mode(*ssl);
-            let opened = match &tls {
-                Some(tls) if *ssl != SslMode::Disable => start(&config, tls.clone(), tell.clone()).await,
-                _ => start(&config, NoTls, tell.clone()).await,
-            };
-            match opened {
+        for way in ways {
+            let (tap, (tell, lost)) = (Tap::default(), watch::channel(None));
+            match start(config, place, way, timing, &tap, tell).await {
                 Ok((client, task)) => {
-                    let session = Session {
+                    return Ok(Session {
                         client,
                         task,
                         lost,
-                        tls,
-                        server,
-                    };
-                    session.run("session settings", SETTINGS).await?;
-                    return Ok(session);
+                        tap,
+                        reach: Reach {
+                            place: place.clone(),
+                            tls: tls.cloned(),
+                            mode,
+                            timing,
+                        },
+                        server: connection.describe(),
+                    });
                 }
                 Err(e) => {
                     let other_way = may_go_the_other_way(&e);
                     // The way asked for first is the one to speak of.
                     let error = first.get_or_insert(e);
-                    if n + 1 == tries(mode).len() || !other_way {
-                        return Err(connect_error(&server, connection, error));
+                    if !other_way {
+                        return Err(std::mem::replace(error, Failed::NoTls));
                     }
                 }
             }
         }
-        // `tries` is never empty.
-        Err(Error::Connect {
-            server,
-            why: "no way to connect was tried".to_owned(),
-            hint: "check `sslmode`".to_owned(),
-        })
+        // There is at least one way.
+        Err(first.unwrap_or(Failed::NoTls))
+    }
+
+    /// Whether it may write, where that was asked for.
+    async fn is_wanted(&self, attributes: TargetSessionAttrs) -> Result<bool> {
+        let read_only = match attributes {
+            TargetSessionAttrs::ReadWrite => "off",
+            TargetSessionAttrs::ReadOnly => "on",
+            _ => return Ok(true),
+        };
+        let sql = "SELECT pg_catalog.current_setting('transaction_read_only')";
+        let row = self.client.query_one(sql, &[]).await;
+        let row = row.map_err(|e| self.error("whether it may write", &e))?;
+        Ok(row.try_get::<_, &str>(0).is_ok_and(|is| is == read_only))
+    }
+
+    /// Runs a `COPY … TO STDOUT` and takes its rows past the driver.
+    pub(crate) async fn rows(&self, what: &str, statement: &str, form: Form) -> Result<Rows<'_>> {
+        let Some(batches) = self.tap.open(form) else {
+            return Err(Error::Lost {
+                what: format!("{}: {what}", self.server),
+                why: "the session was left in the middle of a COPY".to_owned(),
+            });
+        };
+        let mut rows = Rows {
+            session: self,
+            what: what.to_owned(),
+            batches,
+            copied: None,
+            closed: false,
+        };
+        match self.client.copy_out(statement).await {
+            Ok(copied) => rows.copied = Some(Box::pin(copied)),
+            Err(e) => return Err(rows.fail(&e)),
+        }
+        Ok(rows)
     }
 
     /// `host:port/database`.
@@ -131,11 +275,22 @@ impl Session {
 
     /// Asks the server to stop what this session is doing; best effort.
     pub async fn cancel(&self) {
-        let token = self.client.cancel_token();
-        let _ = match &self.tls {
-            Some(tls) => token.cancel_query(tls.clone()).await,
-            None => token.cancel_query(NoTls).await,
+        let Reach {
+            place,
+            tls,
+            mode,
+            timing,
+        } = &self.reach;
+        let ways = match tls {
+            Some(tls) => ways(*mode, tls),
+            None => vec![Way::Plain],
         };
+        for way in ways {
+            if let Ok(stream) = reach(place, way, *timing, &Tap::default()).await {
+                let _ = self.client.cancel_token().cancel_query_raw(stream, Through).await;
+                return;
+            }
+        }
     }
 
     /// `server_version_num`.
@@ -170,34 +325,34 @@ impl std::fmt::Debug for Session {
 }
 
 /// The ways of libpq's modes, in their order. Where TLS is only preferred, a server that has none is no failure at all.
-fn tries(mode: Mode) -> &'static [SslMode] {
+fn ways(mode: Mode, tls: &MakeRustlsConnect) -> Vec<Way<'_>> {
     match mode {
-        Mode::Disable => &[SslMode::Disable],
-        Mode::Allow => &[SslMode::Disable, SslMode::Require],
-        Mode::Prefer => &[SslMode::Prefer, SslMode::Disable],
-        Mode::Require | Mode::VerifyCa | Mode::VerifyFull => &[SslMode::Require],
+        Mode::Disable => vec![Way::Plain],
+        Mode::Allow => vec![Way::Plain, Way::Tls(tls)],
+        Mode::Prefer => vec![Way::MayTls(tls), Way::Plain],
+        Mode::Require | Mode::VerifyCa | Mode::VerifyFull => vec![Way::Tls(tls)],
     }
 }
 
 /// Whether the next way may succeed where this one failed: the handshake did, or pg_hba.conf has no line for it.
-fn may_go_the_other_way(error: &tokio_postgres::Error) -> bool {
-    match error.as_db_error() {
+fn may_go_the_other_way(error: &Failed) -> bool {
+    match error.driver().and_then(tokio_postgres::Error::as_db_error) {
         Some(db) => *db.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
         None => tls::explain(error).is_some(),
     }
 }
 
 /// Connects, and watches the connection until it ends.
-async fn start<T>(
+async fn start(
     config: &Config,
-    tls: T,
+    place: &Place,
+    way: Way<'_>,
+    timing: Timing,
+    tap: &Tap,
     tell: watch::Sender<Option<Arc<str>>>,
-) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
-where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
-{
-    let (client, driver) = config.connect(tls).await?;
+) -> Result<(Client, JoinHandle<()>), Failed> {
+    let stream = reach(place, way, timing, tap).await?;
+    let (client, driver) = reach::in_time(timing, async { Ok(config.connect_raw(stream, Through).await?) }).await?;
     let task = tokio::spawn(async move {
         let why: Arc<str> = match driver.await {
             Ok(()) => "it was closed".into(),
@@ -211,8 +366,8 @@ where
     Ok((client, task))
 }
 
-fn connect_error(server: &str, connection: &Connection, error: &tokio_postgres::Error) -> Error {
-    let (why, hint) = match error.as_db_error() {
+fn connect_error(server: &str, connection: &Connection, error: &Failed) -> Error {
+    let (why, hint) = match error.driver().and_then(tokio_postgres::Error::as_db_error) {
         Some(db) => {
             let hint = match db.code().code() {
                 "28000" if db.message().contains("valid client certificate") => {

@@ -175,7 +175,7 @@ fn fits(name: &str, host: &str, address: bool) -> bool {
 }
 
 /// Why a connection failed, and what to do, when it failed for TLS; `None` when for something else.
-pub(in crate::connection) fn explain(error: &tokio_postgres::Error) -> Option<(String, String)> {
+pub(in crate::connection) fn explain(error: &(dyn StdError + 'static)) -> Option<(String, String)> {
     let text = chain(error);
     if text.contains("server does not support TLS") {
         return Some((
