@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const WRITERS: usize = 3;
+/// Writers and what serves them get what the backups leave of the processor, which is enough to write without pause.
+const NICE: i32 = 10;
 /// As many rows of its own a writer leaves in each database, so that the five hundredth backup is no larger.
 const KEEP: u64 = 30;
 
@@ -34,6 +36,8 @@ impl Writers {
                 let (stop, written) = (stop.clone(), written.clone());
                 let (synapse, mas) = (pair.suite.database.url(), pair.mas.database.url());
                 std::thread::spawn(move || {
+                    // Of this thread alone, as Linux counts.
+                    yield_to_backups(None);
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_all()
                         .build()
@@ -105,7 +109,14 @@ async fn connect(url: &str) -> tokio_postgres::Client {
         .await
         .expect("connecting");
     tokio::spawn(connection);
+    let server = client.query_one("SELECT pg_backend_pid()", &[]).await;
+    let server: i32 = server.expect("who serves it").get(0);
+    yield_to_backups(Some(rustix::process::Pid::from_raw(server).expect("a process")));
     client
+}
+
+fn yield_to_backups(process: Option<rustix::process::Pid>) {
+    rustix::process::setpriority_process(process, NICE).expect("writers yield");
 }
 
 /// The writers' devices in a stored table, whatever format its rows are stored in.
