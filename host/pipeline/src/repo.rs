@@ -181,7 +181,7 @@ pub fn body(summary: &BackupSummary) -> Result<BackupBody, PipelineError> {
             ),
         });
     };
-    serde_json::from_value(body.clone()).map_err(|e| PipelineError::Repository {
+    body.read().map_err(|e| PipelineError::Repository {
         problem: format!(
             "backup {}: its manifest does not read as one of essrun's: {e}",
             summary.id

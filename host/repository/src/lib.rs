@@ -56,7 +56,7 @@ pub use read::{Chunks, OpenBackup};
 pub use repair::{BackupRepair, RepairReport};
 pub use repository::Repository;
 pub use types::{
-    Access, Annotation, BackupId, BackupStart, BackupStats, BackupSummary, CheckMode, CheckReport, Finding,
+    Access, Annotation, BackupId, BackupStart, BackupStats, BackupSummary, Body, CheckMode, CheckReport, Finding,
     FindingKind, Options,
 };
 pub use write::{Backup, PackToRewrite, Rewrite, RewriteReport};

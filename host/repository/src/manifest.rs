@@ -11,7 +11,7 @@ use crate::revision::{self, Revision};
 use crate::signed::{self, Kind};
 pub(crate) use crate::state::Head;
 use crate::state::remembered;
-use crate::{BackupId, BackupStats, BackupSummary, RepositoryError, envelope, index_object};
+use crate::{BackupId, BackupStats, BackupSummary, Body, RepositoryError, envelope, index_object};
 use bytes::Bytes;
 use essrun_artifact::ArtifactRecord;
 use essrun_store::{Cause, ObjectName};
@@ -138,7 +138,7 @@ impl Manifest {
         Sealed::open(core, &self.sealed_in(), &self.payload)
     }
 
-    pub fn summary(&self, body: Option<serde_json::Value>) -> BackupSummary {
+    pub fn summary(&self, body: Option<Body>) -> BackupSummary {
         summary(&self.writer, &self.claim, self.revision.as_ref(), body)
     }
 }
@@ -148,7 +148,7 @@ pub(crate) fn summary(
     writer: &WriterId,
     claim: &Claim,
     revision: Option<&revision::Claim>,
-    body: Option<serde_json::Value>,
+    body: Option<Body>,
 ) -> BackupSummary {
     BackupSummary {
         id: claim.backup.clone(),

@@ -10,7 +10,7 @@ use crate::forget::{self, Tombstone, Tombstones};
 use crate::keys::WriterId;
 use crate::manifest::{self, Claim, Manifest};
 use crate::names::{self, Hash, ListName};
-use crate::{Annotation, BackupId, BackupSummary, RepositoryError, revision};
+use crate::{Annotation, BackupId, BackupSummary, Body, RepositoryError, revision};
 use bytes::Bytes;
 use essrun_store::{Cause, ObjectInfo, ObjectName};
 use futures_util::{StreamExt, TryStreamExt};
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 /// Objects read at one time.
 const READ_AHEAD: usize = 8;
@@ -31,7 +32,7 @@ pub(crate) struct Seen {
     pub claim: Claim,
     pub revision: Option<revision::Claim>,
     /// What the pipeline stored, where a key at hand opens it.
-    pub body: Option<Value>,
+    pub body: Option<Body>,
 }
 
 impl Seen {
@@ -40,29 +41,29 @@ impl Seen {
     }
 }
 
-/// What is sealed, where a key at hand opened it. (Not an `Option`: in JSON `null` opened and nothing opened are one.)
+/// What is sealed, as JSON text, where a key at hand opened it.
 #[derive(Clone, Serialize, Deserialize)]
 enum Opened {
     No,
-    Yes(Value),
+    Text(String),
 }
 
 impl From<Option<Value>> for Opened {
     fn from(value: Option<Value>) -> Self {
-        value.map_or(Opened::No, Opened::Yes)
+        value.map_or(Opened::No, |value| Opened::Text(value.to_string()))
     }
 }
 
 impl Opened {
-    fn into_body(self) -> Option<Value> {
+    fn into_body(self) -> Option<Body> {
         match self {
             Opened::No => None,
-            Opened::Yes(value) => Some(value),
+            Opened::Text(text) => Some(Body::from_text(text)),
         }
     }
 
     fn is(&self) -> bool {
-        matches!(self, Opened::Yes(_))
+        matches!(self, Opened::Text(_))
     }
 }
 
@@ -126,7 +127,8 @@ struct Shelf<'a, T> {
     core: &'a Core,
     prefix: &'static str,
     infos: Vec<ObjectInfo>,
-    known: HashMap<ObjectName, T>,
+    /// Taken out by who asks: there is a thousand of them, and one asker for each.
+    known: Mutex<HashMap<ObjectName, T>>,
 }
 
 impl<'a, T: Said + Clone> Shelf<'a, T> {
@@ -141,7 +143,7 @@ impl<'a, T: Said + Clone> Shelf<'a, T> {
         Ok(Shelf {
             core,
             prefix,
-            known: known.collect(),
+            known: Mutex::new(known.collect()),
             infos,
         })
     }
@@ -152,8 +154,9 @@ impl<'a, T: Said + Clone> Shelf<'a, T> {
         object: &ObjectName,
         read: impl FnOnce(&Bytes) -> Result<T, RepositoryError>,
     ) -> Result<Option<(T, bool)>, RepositoryError> {
-        if let Some(said) = self.known.get(object) {
-            return Ok(Some((said.clone(), false)));
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+        if let Some(said) = known {
+            return Ok(Some((said, false)));
         }
         match self.core.store.get(object).await {
             Ok(bytes) => Ok(Some((read(&bytes)?, true))),
@@ -181,7 +184,7 @@ impl<'a, T: Said + Clone> Shelf<'a, T> {
 /// What is sealed in a manifest or its revision, as far as lists need it.
 fn body(core: &Core, manifest: &Manifest) -> Opened {
     match manifest.open(core) {
-        Ok(sealed) => Opened::Yes(sealed.body),
+        Ok(sealed) => Some(sealed.body).into(),
         Err(RepositoryError::Key { .. }) => Opened::No,
         Err(e) => {
             tracing::warn!(error = %e, "the sealed part of a manifest cannot be read");
@@ -316,19 +319,16 @@ async fn one(
     let Some(hash) = names::parse_hash(&said.hash) else {
         return Ok(None);
     };
+    let manifest = read.then(|| said.clone());
     let mut seen = Seen {
-        object: object.clone(),
+        object,
         writer,
         hash,
-        claim: said.claim.clone(),
+        claim: said.claim,
         revision: None,
-        body: said.body.clone().into_body(),
+        body: said.body.into_body(),
     };
-    let mut found = Found {
-        seen: seen.clone(),
-        manifest: read.then_some(said),
-        revision: None,
-    };
+    let mut fresh_revision = None;
     for name in revised.into_iter().flat_map(|all| all.values().rev()) {
         let said = revisions
             .said(name, |bytes| {
@@ -346,9 +346,9 @@ async fn one(
                 if ListName::parse(&said.claim.list).is_none() {
                     continue;
                 }
-                seen.revision = Some(said.claim.clone());
-                seen.body = said.body.clone().into_body();
-                found.revision = read.then(|| (name.clone(), said));
+                fresh_revision = read.then(|| (name.clone(), said.clone()));
+                seen.revision = Some(said.claim);
+                seen.body = said.body.into_body();
                 break;
             }
             Ok(Some(_)) => {
@@ -358,8 +358,11 @@ async fn one(
             Err(e) => passed_over(e, "a revision is left out")?,
         }
     }
-    found.seen = seen;
-    Ok(Some(found))
+    Ok(Some(Found {
+        seen,
+        manifest,
+        revision: fresh_revision,
+    }))
 }
 
 /// What was noted beside backups: of each, oldest first.
@@ -419,6 +422,13 @@ pub(crate) async fn annotations(
         let Some(body) = body.into_body() else {
             tracing::warn!(%object, "an annotation is left out: none of the given keys opens it");
             continue;
+        };
+        let body: Value = match body.read() {
+            Ok(value) => value,
+            Err(e) => {
+                tracing::warn!(%object, error = %e, "an annotation is left out");
+                continue;
+            }
         };
         all.entry(claim.backup.clone()).or_default().push(Annotation {
             backup: claim.backup,

@@ -11,7 +11,7 @@ pub(crate) use stream::RefReader;
 use crate::core::Core;
 use crate::manifest::{Damaged, Manifest, Sealed};
 use crate::names::{self, ListName};
-use crate::{BackupSummary, RepositoryError, sync};
+use crate::{BackupSummary, Body, RepositoryError, sync};
 use async_trait::async_trait;
 use essrun_artifact::{ArtifactRecord, BackupReader, ChunkRef, Content, ContentReader, KeepError};
 use std::collections::HashSet;
@@ -75,7 +75,7 @@ impl OpenBackup {
         let naming_key = crate::write::naming_key(&sealed, manifest.object.as_str())?;
         let fetcher = Fetcher::new(core.clone(), core.index()?, Arc::new(RwLock::new(usable)), naming_key);
         Ok(OpenBackup {
-            summary: manifest.summary(Some(sealed.body.clone())),
+            summary: manifest.summary(Some(Body::of(&sealed.body))),
             artifacts: sealed.artifacts,
             damaged: sealed.damaged,
             body: sealed.body,

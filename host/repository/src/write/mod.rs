@@ -14,7 +14,7 @@ use crate::revision;
 use crate::signed::{self, Kind};
 use crate::state;
 use crate::sync;
-use crate::{BackupId, BackupStart, BackupStats, BackupSummary, RepositoryError, envelope};
+use crate::{BackupId, BackupStart, BackupStats, BackupSummary, Body, RepositoryError, envelope};
 use async_trait::async_trait;
 use bytes::Bytes;
 use essrun_artifact::{ArtifactRecord, BackupWriter, ChunkList, Content, KeepError, Lane, LaneSpec, Sensitivity};
@@ -132,7 +132,7 @@ impl Backup {
             tracing::warn!(error = %e, "this host could not remember the new head of its chain");
         }
         self.lease.end().await;
-        Ok(manifest.summary(Some(body)))
+        Ok(manifest.summary(Some(Body::of(&body))))
     }
 
     /// Writes the list of needed objects.
