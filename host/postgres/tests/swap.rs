@@ -387,6 +387,14 @@ async fn every_precondition_is_found_when_violated() {
         .psql("postgres", "CREATE DATABASE \"live_essrun_run-1\"")
         .unwrap();
     assert_eq!(checks(&good, &drill).await, one("scratch-exists"));
+    let clears = RestoreOptions {
+        clears: true,
+        ..drill.clone()
+    };
+    assert_eq!(checks(&good, &clears).await, none);
+    // Not a leftover, whatever it is called.
+    cluster.psql("live_essrun_run-1", "CREATE TABLE t (n int)").unwrap();
+    assert_eq!(checks(&good, &clears).await, one("scratch-exists"));
     cluster.psql("postgres", "DROP DATABASE \"live_essrun_run-1\"").unwrap();
     let weak = target.with_user("nobody_much", None);
     let plan = restore::plan(&good, PREFIX, &weak, &drill).await.unwrap();

@@ -47,7 +47,10 @@ async fn what_goes_in_comes_out_on_another_machine() {
     let reader = place.reading().await;
     let listed = reader.backups().await.unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].body.as_ref().unwrap().read::<serde_json::Value>().unwrap()["note"], "hello");
+    assert_eq!(
+        listed[0].body.as_ref().unwrap().read::<serde_json::Value>().unwrap()["note"],
+        "hello"
+    );
     for wanted in ["latest", summary.id.as_str(), &summary.id.as_str()[..12]] {
         assert_eq!(reader.read(wanted).await.unwrap().summary().id, summary.id);
     }

@@ -209,6 +209,7 @@ fn postgres_options(
     pg_options.replace = options.replace;
     pg_options.allow_drift = options.allow_drift;
     pg_options.resume = options.resume;
+    pg_options.clears = options.dry_run && !options.resume;
     pg_options.keep_unfinished = *purpose == Purpose::Restore;
     if let Some(maintenance) = maintenance {
         pg_options.maintenance_database = maintenance;

@@ -285,9 +285,8 @@ impl Connection {
     }
 
     fn timing(&self) -> Result<Timing> {
-        let seconds = |name, default| -> Result<Duration> {
-            Ok(self.seconds(name)?.unwrap_or(Duration::from_secs(default)))
-        };
+        let seconds =
+            |name, default| -> Result<Duration> { Ok(self.seconds(name)?.unwrap_or(Duration::from_secs(default))) };
         Ok(Timing {
             // As libpq has it, zero is forever.
             connect: match seconds("connect_timeout", 15)? {

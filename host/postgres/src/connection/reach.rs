@@ -84,14 +84,20 @@ impl Failed {
 pub(super) async fn reach(place: &Place, way: Way<'_>, timing: Timing, tap: &Tap) -> Result<Tapped, Failed> {
     let (name, address, port) = match place {
         Place::Socket(path) => {
-            let stream = in_time(timing, async { UnixStream::connect(path).await.map_err(Failed::Connect) }).await?;
+            let stream = in_time(timing, async {
+                UnixStream::connect(path).await.map_err(Failed::Connect)
+            })
+            .await?;
             return Ok(Tapped::new(Box::new(Plain(stream)), tap.clone()));
         }
         Place::Host { name, address, port } => (name, address, *port),
     };
     let addresses: Vec<SocketAddr> = match address {
         Some(address) => vec![SocketAddr::new(*address, port)],
-        None => lookup_host((name.as_str(), port)).await.map_err(Failed::Connect)?.collect(),
+        None => lookup_host((name.as_str(), port))
+            .await
+            .map_err(Failed::Connect)?
+            .collect(),
     };
     let mut last = Failed::Connect(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
     for address in addresses {
@@ -116,13 +122,7 @@ pub(super) async fn in_time<T>(timing: Timing, what: impl Future<Output = Result
     }
 }
 
-async fn reach_one(
-    name: &str,
-    address: SocketAddr,
-    way: Way<'_>,
-    timing: Timing,
-    tap: &Tap,
-) -> Result<Tapped, Failed> {
+async fn reach_one(name: &str, address: SocketAddr, way: Way<'_>, timing: Timing, tap: &Tap) -> Result<Tapped, Failed> {
     let mut stream = TcpStream::connect(address).await.map_err(Failed::Connect)?;
     stream.set_nodelay(true).map_err(Failed::Connect)?;
     let keepalive = TcpKeepalive::new()

@@ -493,7 +493,13 @@ mod tests {
         }
     }
 
-    const PIECES: [&[usize]; 5] = [&[1 << 20], &[1, 0, 2], &[3, 7, 0, 65_536], &[4096], &[5, 131_072, 0, 0, 1]];
+    const PIECES: [&[usize]; 5] = [
+        &[1 << 20],
+        &[1, 0, 2],
+        &[3, 7, 0, 65_536],
+        &[4096],
+        &[5, 131_072, 0, 0, 1],
+    ];
 
     #[tokio::test]
     async fn rows_come_whole_and_the_rest_is_the_drivers() {
@@ -556,13 +562,24 @@ mod tests {
         }
         // No rows at all: header and mark may share a message.
         let empty = [row(&[BINARY_HEADER, BINARY_END].concat()), message(b'c', b"")];
-        let heard = hear(&empty, &[3], Form::Binary { first: false, last: false }).await;
+        let heard = hear(
+            &empty,
+            &[3],
+            Form::Binary {
+                first: false,
+                last: false,
+            },
+        )
+        .await;
         assert!(heard.bytes.is_empty() && heard.rows == 0 && heard.ended);
     }
 
     #[tokio::test]
     async fn what_is_wrong_is_said_and_the_driver_goes_on() {
-        let both = Form::Binary { first: true, last: true };
+        let both = Form::Binary {
+            first: true,
+            last: true,
+        };
         let head = row(BINARY_HEADER);
         for (said, form, wanted) in [
             (vec![row(b"no end")], Form::Text, "COPY sent a row without its end"),

@@ -72,7 +72,7 @@ pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &Res
             "cannot-create-database",
             Severity::Error,
             format!("role `{role}` may not create databases"),
-            "connect as a role with CREATEDB",
+            "name a role that may in the pipeline (`admin-url-env` or `admin-url-file` of the database), or ALTER ROLE … CREATEDB",
         ));
     }
 
@@ -217,7 +217,7 @@ pub(super) async fn target(
             .map_err(|e| admin.error("preconditions", &e))?;
         Ok::<bool, crate::Error>(row.get(0))
     };
-    let stopped = match options.resume {
+    let stopped = match options.resume || options.clears {
         true => list_leftovers(target, &options.maintenance_database).await?,
         false => Vec::new(),
     };
@@ -227,7 +227,15 @@ pub(super) async fn target(
             .iter()
             .filter(|l| l.purpose.is_none_or(|p| p == options.purpose))
     };
-    if stopped().any(|l| l.database == scratch) {
+    let leftover = stopped().any(|l| l.database == scratch);
+    if leftover && !options.resume {
+        out.push(finding(
+            "leftover",
+            Severity::Info,
+            format!("`{scratch}`, left by a restore that was stopped, is dropped first"),
+            "--resume goes on with it instead",
+        ));
+    } else if leftover {
         out.push(finding(
             "resumed",
             Severity::Info,
@@ -242,7 +250,7 @@ pub(super) async fn target(
             "another restore of the same backup is running, or one was killed: drop leftovers, then try again",
         ));
     }
-    for other in stopped().filter(|l| l.database != scratch && l.what.as_deref() == Some(prefix)) {
+    for other in stopped().filter(|l| options.resume && l.database != scratch && l.what.as_deref() == Some(prefix)) {
         let (run, of) = (other.run.as_deref().unwrap_or("?"), other.of.as_deref().unwrap_or("?"));
         if run == options.run {
             out.push(finding(

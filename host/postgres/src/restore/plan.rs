@@ -37,6 +37,9 @@ pub struct RestoreOptions {
     pub index_memory_mib: u32,
     /// Go on with what a stopped restore of the same backup into the same place left.
     pub resume: bool,
+    /// The caller drops what stopped restores left before it begins, so that this does not stand in the way. A dry run
+    /// says so with its plan, and drops nothing.
+    pub clears: bool,
     /// When it fails, leave what was done, so that it can be gone on with.
     pub keep_unfinished: bool,
     /// What else must be the same for a resume, by name.
@@ -59,6 +62,7 @@ impl RestoreOptions {
             // A gibibyte of the server's memory in all, at most a quarter of that for one index.
             index_memory_mib: u32::try_from(1024 / jobs).unwrap_or(128).min(256),
             resume: false,
+            clears: false,
             keep_unfinished: false,
             origin: Origin::new(),
         }
@@ -154,7 +158,7 @@ pub async fn plan(
     let in_service = match options.resume && options.purpose == Purpose::Restore {
         true => {
             let origin = origin(reader, (prefix, &described), options, &owner)?;
-            service::since(&admin, &options.database, &Marker::new(options, prefix, &origin)).await?
+            service::since(&admin, &options.database, &Marker::of(&options.run, prefix, &origin)).await?
         }
         false => None,
     };

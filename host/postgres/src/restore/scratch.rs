@@ -59,6 +59,19 @@ pub(super) struct Scratch {
     marker: Marker,
 }
 
+/// What a database's comment says, if it has one; `None`: there is no such database.
+pub(super) async fn comment(session: &Session, database: &str) -> Result<Option<Option<String>>> {
+    let row = session
+        .query_opt(
+            "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
+             WHERE datname = $1::text::name",
+            &[&database],
+        )
+        .await
+        .map_err(|e| session.error("look for a database", &e))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 fn busy(name: &str) -> Error {
     Error::refused(
         format!("scratch database `{name}`"),
@@ -165,19 +178,10 @@ impl Scratch {
             return Err(busy(&name));
         }
         // Looked at only now that it is ours: a killed maker's last statement may have made or marked it just before.
-        let there = keeper
-            .query_opt(
-                "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
-                 WHERE datname = $1::text::name",
-                &[&name],
-            )
-            .await
-            .map_err(|e| keeper.error("look for a stopped restore", &e))?;
-        let Some(row) = there else {
+        let Some(mark) = comment(&keeper, &name).await? else {
             unlock(&keeper, &name).await?;
             return Ok(None);
         };
-        let mark: Option<String> = row.get(0);
         let Some(marker) = mark.as_deref().and_then(Marker::read) else {
             // Killed between making and marking: nothing is in it.
             if mark.is_none() && relations(&target.with_database(&name)).await? == 0 {

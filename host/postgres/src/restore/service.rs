@@ -5,7 +5,7 @@
 //! database was put in service, and whoever it serves may have written since.
 
 use super::journal::Origin;
-use super::plan::RestoreOptions;
+use super::scratch::comment;
 use crate::connection::Session;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,6 @@ struct Dated {
 }
 
 impl Marker {
-    pub fn new(options: &RestoreOptions, prefix: &str, origin: &Origin) -> Marker {
-        Self::of(&options.run, prefix, origin)
-    }
-
     pub fn of(run: &str, prefix: &str, origin: &Origin) -> Marker {
         let text = serde_json::to_vec(origin).unwrap_or_default();
         Marker {
@@ -55,16 +51,9 @@ impl Marker {
 
 /// Since when the database is in service, if this very restore put it there.
 pub(super) async fn since(admin: &Session, database: &str, marker: &Marker) -> Result<Option<String>> {
-    let row = admin
-        .query_opt(
-            "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database \
-             WHERE datname = $1::text::name",
-            &[&database],
-        )
-        .await
-        .map_err(|e| admin.error("look at the live database", &e))?;
-    let comment: Option<String> = row.and_then(|row| row.get(0));
-    let dated: Option<Dated> = comment
+    let dated: Option<Dated> = comment(admin, database)
+        .await?
+        .flatten()
         .as_deref()
         .and_then(|text| text.strip_prefix(MARK))
         .and_then(|text| serde_json::from_str(text).ok());
