@@ -8,10 +8,13 @@ use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshot;
 use crate::sqltext;
+use futures_util::future::join_all;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 /// Definitions longer than this are not a database's but somebody's attack on our memory.
 const MOST: u64 = 128 << 20;
@@ -26,25 +29,12 @@ pub(super) struct PgDump {
 /// Finds the oldest `pg_dump` that is not older than the server.
 pub(super) async fn find(server_version: u32) -> Result<PgDump> {
     let wanted = server_version / 10_000;
-    let mut candidates: Vec<PathBuf> = Vec::new();
-    if let Ok(dir) = std::fs::read_dir("/usr/lib/postgresql") {
-        candidates.extend(dir.flatten().map(|e| e.path().join("bin/pg_dump")));
-    }
-    if let Some(path) = std::env::var_os("PATH") {
-        candidates.extend(std::env::split_paths(&path).map(|dir| dir.join("pg_dump")));
-    }
-    let mut found: Vec<(u32, PgDump)> = Vec::new();
-    for path in candidates.into_iter().filter(|p| p.is_file()) {
-        if let Some((major, version)) = version(&path).await {
-            found.push((major, PgDump { path, version }));
-        }
-    }
-    found.sort_by_key(|(major, _)| *major);
+    let found = INSTALLED.get_or_init(installed).await;
     let newest = found.last().map(|(_, p)| p.version.clone());
     found
-        .into_iter()
+        .iter()
         .find(|(major, _)| *major >= wanted)
-        .map(|(_, p)| p)
+        .map(|(_, p)| p.clone())
         .ok_or_else(|| Error::Child {
             program: "pg_dump".to_owned(),
             why: match newest {
@@ -53,6 +43,30 @@ pub(super) async fn find(server_version: u32) -> Result<PgDump> {
             },
             hint: format!("install postgresql-client-{wanted} or newer"),
         })
+}
+
+/// Asked for by the plan, the definitions and the dump of every database; what is installed is looked for once a run.
+static INSTALLED: OnceCell<Vec<(u32, PgDump)>> = OnceCell::const_new();
+
+/// Every `pg_dump` of this machine with its major version, the oldest first.
+async fn installed() -> Vec<(u32, PgDump)> {
+    let mut candidates: Vec<PathBuf> = Vec::new();
+    if let Ok(dir) = std::fs::read_dir("/usr/lib/postgresql") {
+        candidates.extend(dir.flatten().map(|e| e.path().join("bin/pg_dump")));
+    }
+    if let Some(path) = std::env::var_os("PATH") {
+        candidates.extend(std::env::split_paths(&path).map(|dir| dir.join("pg_dump")));
+    }
+    // `/bin` is `/usr/bin`; a wrapper is called by its own name all the same, since it goes by that.
+    let mut seen = HashSet::new();
+    candidates.retain(|path| path.is_file() && path.canonicalize().is_ok_and(|real| seen.insert(real)));
+    let asked = candidates.into_iter().map(|path| async move {
+        let (major, version) = version(&path).await?;
+        Some((major, PgDump { path, version }))
+    });
+    let mut found: Vec<(u32, PgDump)> = join_all(asked).await.into_iter().flatten().collect();
+    found.sort_by_key(|(major, _)| *major);
+    found
 }
 
 async fn version(path: &Path) -> Option<(u32, String)> {
