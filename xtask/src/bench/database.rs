@@ -250,6 +250,12 @@ impl World {
         }
     }
 
+    /// Removes what was restored, so that the same place is free for the next round.
+    pub fn drop_target(&self, target: &Target) -> Result {
+        self.drop_database(&target.database)?;
+        std::fs::remove_dir_all(&target.folder).map_err(io(&target.folder))
+    }
+
     /// A restore that is fast because it left something out would be no restore.
     pub fn check_restored(&self, database: &str) -> Result {
         let count = "SELECT string_agg(c, ' ' ORDER BY c) FROM (

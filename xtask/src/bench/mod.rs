@@ -175,7 +175,7 @@ fn compare_restores(world: &World, rounds: u32) -> Result {
         let own = measure::run(&mut world.essrun(&target.arguments()), world.server())?;
         println!("  round {round}: essrun restore                     {own}");
         world.check_restored(&target.database)?;
-        world.drop_database(&target.database)?;
+        world.drop_target(&target)?;
         theirs.push(whole);
         theirs_from_file.push(loaded);
         ours.push(own);
