@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod cli;
+mod memory;
 mod ui;
 mod verbs;
 
@@ -14,6 +15,7 @@ use essrun_pipeline::{Exit, PipelineError};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::few_arenas();
     let cli = match cli::Cli::try_parse_from(cli::with_default_verb(std::env::args_os())) {
         Ok(cli) => cli,
         Err(e) => {
