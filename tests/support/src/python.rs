@@ -1,8 +1,9 @@
 //! Python environments for the real servers tests run against (Synapse, Sydent, mautrix-telegram) and for plugins.
 //!
-//! Each has its own virtual environment below `<workspace>/.essrun/python`, named after the pins it was made from,
-//! so a changed pin makes a new one and an interrupted install is never mistaken for a whole one. They are made by
-//! `cargo xtask setup`; a test that finds none says so and fails, it never installs anything by itself.
+//! Each has its own virtual environment below `<workspace>/.essrun/python`, named after the pins it was made from and
+//! its own place, which its programs begin with: a changed pin or a moved workspace makes a new one, and an interrupted
+//! install is never mistaken for a whole one. They are made by `cargo xtask setup`; a test that finds none says so and
+//! fails, it never installs anything by itself.
 
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -57,11 +58,12 @@ impl Environment {
 
     /// Where the environment is, or will be.
     pub fn home(self) -> PathBuf {
-        let digest = hex::encode(Sha256::digest(self.pins().as_bytes()));
-        let short: String = digest.chars().take(12).collect();
-        crate::scratch_root()
-            .join("python")
-            .join(format!("{}-{short}", self.name()))
+        let root = crate::scratch_root().join("python");
+        let made_of = Sha256::new()
+            .chain_update(self.pins())
+            .chain_update(root.as_os_str().as_encoded_bytes());
+        let short: String = hex::encode(made_of.finalize()).chars().take(12).collect();
+        root.join(format!("{}-{short}", self.name()))
     }
 
     fn stamp(self) -> PathBuf {
