@@ -160,27 +160,36 @@ fn compare_backups(world: &World, rounds: u32) -> Result {
 
 fn compare_restores(world: &World, rounds: u32) -> Result {
     println!("\nrestore, {rounds} rounds, taking turns; ours also verifies and analyzes");
-    let (mut ours, mut theirs, mut theirs_from_file) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut theirs_from_file, mut theirs_analyzed) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
         let unpacked = measure::run(&mut peers::unpack(world), world.server())?;
         world.new_database("peer")?;
         let loaded = measure::run(&mut peers::restore(world, "peer"), world.server())?;
+        let analyzed = measure::run(&mut peers::analyze(world, "peer"), world.server())?;
         world.drop_database("peer")?;
         let whole = unpacked.then(&loaded);
         println!(
-            "  round {round}: age -d | zstd -d, pg_restore -j2   {whole} (pg_restore alone {:.1} s)",
-            loaded.seconds
+            "  round {round}: age -d | zstd -d, pg_restore -j2   {whole} (pg_restore alone {:.1} s; vacuumdb --analyze-only {:.1} s more)",
+            loaded.seconds, analyzed.seconds
         );
         let target = world.restore_target(round);
         let own = measure::run(&mut world.essrun(&target.arguments()), world.server())?;
         println!("  round {round}: essrun restore                     {own}");
         world.check_restored(&target.database)?;
         world.drop_target(&target)?;
+        theirs_analyzed.push(whole.then(&analyzed));
         theirs.push(whole);
         theirs_from_file.push(loaded);
         ours.push(own);
     }
     verdict("restore", &ours, &theirs, 0.7);
+    verdict(
+        "restore, against one that is analyzed as ours is",
+        &ours,
+        &theirs_analyzed,
+        0.7,
+    );
     verdict(
         "restore, against pg_restore alone from the unpacked file",
         &ours,

@@ -44,3 +44,11 @@ pub fn restore(world: &World, database: &str) -> Command {
     reach(&mut command, world);
     command
 }
+
+/// Statistics, without which a restored database answers slowly: PostgreSQL's manual asks for them after every restore.
+pub fn analyze(world: &World, database: &str) -> Command {
+    let mut command = Command::new(world.program("vacuumdb"));
+    command.args(["--quiet", "--analyze-only", "-j2", "-d", database]);
+    reach(&mut command, world);
+    command
+}

@@ -11,8 +11,16 @@ use essrun_artifact::{ChunkId, ChunkRef, Cut, Domain, KeepError};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, ParamSwitch};
 
+/// What the level nobody chose is made of. Rows repeat in long stretches, so two of three places are looked at, and what
+/// is shorter than seven bytes is left; zstd would then leave literals as they are, which are a third of every row.
+const FOR_ROWS: [CParameter; 4] = [
+    CParameter::HashLog(18),
+    CParameter::MinMatch(7),
+    CParameter::TargetLength(2),
+    CParameter::LiteralCompressionMode(ParamSwitch::Enable),
+];
 /// Buffers kept for the next frames.
 const SPARE_BUFFERS: usize = 4;
 
@@ -154,10 +162,12 @@ impl Flow {
                 // A window over the whole frame: low levels would look back a quarter as far.
                 new.set_parameter(CParameter::WindowLog(FRAME_TARGET.ilog2()))
                     .map_err(failed)?;
-                // The level nobody chose, made for frames of rows: smaller than level 3 there, and a quarter faster.
+                // The level nobody chose, made for frames of rows: as small as level 3 there, and half as fast again
+                // (docs/BENCHMARKS.md).
                 if level == Options::default().compression_level {
-                    new.set_parameter(CParameter::HashLog(18)).map_err(failed)?;
-                    new.set_parameter(CParameter::MinMatch(7)).map_err(failed)?;
+                    for parameter in FOR_ROWS {
+                        new.set_parameter(parameter).map_err(failed)?;
+                    }
                 }
                 new
             }
