@@ -13,7 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Bytes per second; a slower answer is taken for none.
@@ -22,7 +22,7 @@ const SLOWEST_LINE: u64 = 64 << 10;
 /// A store on top of `object_store`.
 #[derive(Clone)]
 pub struct Objects {
-    inner: Arc<dyn ObjectStore>,
+    inner: Inner,
     what: String,
     /// Over a network: requests may hang and answers may be lost.
     remote: bool,
@@ -39,15 +39,31 @@ impl std::fmt::Debug for Objects {
     }
 }
 
+#[derive(Clone)]
+enum Inner {
+    Open(Arc<dyn ObjectStore>),
+    /// A directory that was not there: it is made with the first object, so that nothing that only looks makes it.
+    NotYet(Arc<NotYet>),
+}
+
+struct NotYet {
+    path: std::path::PathBuf,
+    open: OnceLock<Arc<dyn ObjectStore>>,
+}
+
 impl Objects {
-    /// A local directory, made if it is not there (mode 0700: packs are ciphertext, names of lists are not).
+    /// A local directory, made with its first object if it is not there (mode 0700: packs are ciphertext, names of lists
+    /// are not).
     pub fn directory(path: &std::path::Path) -> Result<Self, StoreError> {
         let what = path.display().to_string();
-        make_private_dir(path).map_err(|e| open_error(&what, &e))?;
-        let inner = object_store::local::LocalFileSystem::new_with_prefix(path)
-            .map_err(|e| StoreError::from_object_store_str("open", "the directory", &what, e))?
-            .with_fsync(true);
-        Ok(Objects::on(Arc::new(inner), what, false))
+        let inner = match path.try_exists().map_err(|e| open_error(&what, &e))? {
+            true => Inner::Open(local(path, &what)?),
+            false => Inner::NotYet(Arc::new(NotYet {
+                path: path.to_owned(),
+                open: OnceLock::new(),
+            })),
+        };
+        Ok(Objects::with(inner, what, false))
     }
 
     /// Memory only, for tests.
@@ -56,6 +72,39 @@ impl Objects {
     }
 
     fn on(inner: Arc<dyn ObjectStore>, what: String, remote: bool) -> Self {
+        Objects::with(Inner::Open(inner), what, remote)
+    }
+
+    /// The store, for looking; as long as there is no directory, one without objects.
+    fn inner(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        match &self.inner {
+            Inner::Open(inner) => Ok(inner.clone()),
+            Inner::NotYet(later) => match later.open.get() {
+                Some(open) => Ok(open.clone()),
+                // Somebody else may have made it meanwhile.
+                None if later.path.exists() => self.opened(later),
+                None => Ok(Arc::new(object_store::memory::InMemory::new())),
+            },
+        }
+    }
+
+    /// The store, for writing.
+    fn made(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        if let Inner::NotYet(later) = &self.inner
+            && later.open.get().is_none()
+        {
+            make_private_dir(&later.path).map_err(|e| open_error(&self.what, &e))?;
+            return self.opened(later);
+        }
+        self.inner()
+    }
+
+    fn opened(&self, later: &NotYet) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let open = local(&later.path, &self.what)?;
+        Ok(later.open.get_or_init(|| open).clone())
+    }
+
+    fn with(inner: Inner, what: String, remote: bool) -> Self {
         Objects {
             inner,
             what,
@@ -136,6 +185,13 @@ impl Objects {
     }
 }
 
+fn local(path: &std::path::Path, what: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let inner = object_store::local::LocalFileSystem::new_with_prefix(path)
+        .map_err(|e| StoreError::from_object_store_str("open", "the directory", what, e))?
+        .with_fsync(true);
+    Ok(Arc::new(inner))
+}
+
 fn open_error(what: &str, e: &std::io::Error) -> StoreError {
     let cause = match e.kind() {
         std::io::ErrorKind::PermissionDenied => Cause::Denied,
@@ -166,8 +222,9 @@ impl Store for Objects {
         let path = self.path("write", name)?;
         let length = bytes.len() as u64;
         let options = self.put_options(name);
+        let inner = self.made()?;
         let request = async {
-            match self.inner.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
+            match inner.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
                 Ok(_) => Ok(Outcome::Created),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     Ok(Outcome::AlreadyThere)
@@ -193,7 +250,8 @@ impl Store for Objects {
     async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
         let path = self.path("read", name)?;
         let failed = |e| StoreError::from_object_store("read", name, &self.what, e);
-        let opened = self.in_time("read", name.as_str(), 0, self.inner.get(&path)).await?;
+        let inner = self.inner()?;
+        let opened = self.in_time("read", name.as_str(), 0, inner.get(&path)).await?;
         let length = opened.meta.size;
         if self.remote {
             self.in_time("read", name.as_str(), length, opened.bytes()).await
@@ -208,8 +266,9 @@ impl Store for Objects {
         if wanted == 0 {
             return Ok(Bytes::new());
         }
+        let inner = self.inner()?;
         let request = async {
-            Ok(match self.inner.get_range(&path, range.clone()).await {
+            Ok(match inner.get_range(&path, range.clone()).await {
                 Err(e) => match self.out_of_range(name, &range, &e) {
                     Some(short) => Err(short),
                     None => return Err(e),
@@ -227,8 +286,9 @@ impl Store for Objects {
 
     async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
         let path = self.path("look at", name)?;
+        let inner = self.inner()?;
         let request = async {
-            match self.inner.head(&path).await {
+            match inner.head(&path).await {
                 Ok(meta) => Ok(self.info(meta)),
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(e) => Err(e),
@@ -245,8 +305,8 @@ impl Store for Objects {
             let trimmed = prefix.trim_end_matches('/');
             Some(Path::parse(trimmed).map_err(|e| failed(e.into()))?)
         };
-        let mut found: Vec<ObjectInfo> = self
-            .inner
+        let inner = self.inner()?;
+        let mut found: Vec<ObjectInfo> = inner
             .list(path.as_ref())
             .try_filter_map(|meta| futures_util::future::ready(Ok(self.info(meta))))
             .try_collect()
@@ -258,8 +318,9 @@ impl Store for Objects {
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         let path = self.path("delete", name)?;
+        let inner = self.inner()?;
         let request = async {
-            match self.inner.delete(&path).await {
+            match inner.delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
                 Err(e) => Err(e),
             }

@@ -204,3 +204,32 @@ async fn what_will_not_pass_is_not_tried_again_and_a_dead_store_stays_dead() {
     assert!(full.to_string().contains("make room"), "{full}");
     assert!(store.get(&name("a")).await.is_err());
 }
+
+/// Looking at a place that is not there, mistyped say, makes nothing.
+#[tokio::test]
+async fn a_directory_is_made_with_its_first_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("not").join("there");
+    let (one, other) = (Objects::directory(&path).unwrap(), Objects::directory(&path).unwrap());
+    let name = ObjectName::new("a/b").unwrap();
+    assert_eq!(one.list("").await.unwrap(), []);
+    assert_eq!(one.head(&name).await.unwrap(), None);
+    assert_eq!(one.get(&name).await.unwrap_err().cause, Cause::Missing);
+    one.delete(&name).await.unwrap();
+    assert!(!dir.path().join("not").exists());
+    assert_eq!(
+        one.put_new(&name, Bytes::from_static(b"x")).await.unwrap(),
+        Outcome::Created
+    );
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+    // Whoever looked before it was there sees it now.
+    assert_eq!(other.get(&name).await.unwrap(), "x");
+    assert_eq!(
+        other.put_new(&name, Bytes::from_static(b"y")).await.unwrap(),
+        Outcome::AlreadyThere
+    );
+}
