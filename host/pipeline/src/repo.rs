@@ -154,6 +154,7 @@ pub async fn open(
         options: Options {
             compression_level: pipeline.repository.compression_level,
             trusted_writers: pipeline.repository.trusted_writers.clone(),
+            distrusted_writers: pipeline.repository.distrusted_writers.clone(),
             // A disk writes one pack as fast as two; each one waiting costs its size in memory.
             uploads: if pipeline.repository.url.contains("://") { 2 } else { 1 },
             ..Options::default()

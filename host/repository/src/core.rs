@@ -1,7 +1,8 @@
 //! What everything in an open repository shares: the store, the keys, whom to trust, and the local state.
 //!
 //! Trust begins at the configuration object. It names the repository's first writer and is signed by it; further
-//! writers are vouched for by signed cards. Which configuration is the right one is told from outside
+//! writers are vouched for by signed cards. Whoever was let in can let in others; only readers that are told whom not to
+//! believe ([`crate::Options::distrusted_writers`]) shut one out. Which configuration is the right one is told from outside
 //! ([`crate::Options::trusted_writers`]), by holding the first writer's key, or by remembering what this host saw first.
 
 use crate::chunk_index::ChunkIndex;
@@ -30,7 +31,7 @@ pub(crate) struct Config {
 /// The claim of a writer's card.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Card {
-    repository: String,
+    pub repository: String,
     writer: WriterPublic,
     added_at: i64,
     /// The signer's key is given up, and the new writer goes on where the signer's chain ends.
@@ -147,9 +148,20 @@ impl Core {
         state::move_places(&access.cache_dir, &access.state_dir)?;
         let own = access.writer.as_ref().map(WriterKey::public);
         let given = &access.options.trusted_writers;
+        let distrusted = &access.options.distrusted_writers;
+        if let Some(both) = given.iter().find(|w| distrusted.contains(w)) {
+            return Err(RepositoryError::refused(
+                format!("writer {both} is named as trusted and as distrusted"),
+                "name it in one of the two only",
+            ));
+        }
         if given.is_empty() && own != Some(config.writer) {
             remember_config(&access.state_dir, &store.describe(), &bytes)?;
-        } else if !given.is_empty() && !given.contains(&config.writer) && own != Some(config.writer) {
+        } else if !given.is_empty()
+            && !given.contains(&config.writer)
+            && !distrusted.contains(&config.writer)
+            && own != Some(config.writer)
+        {
             return Err(RepositoryError::History {
                 why: format!(
                     "it was made by {}, who is not one of the trusted writers",
@@ -178,7 +190,12 @@ impl Core {
             recipients: access.recipients,
             config_hash: names::sha256(&bytes),
             follows: BTreeMap::new(),
-            trusted: given.iter().copied().chain([config.writer]).collect(),
+            trusted: given
+                .iter()
+                .copied()
+                .chain(Some(config.writer).filter(|first| !given.contains(first)))
+                .filter(|w| !distrusted.contains(w))
+                .collect(),
             options: access.options,
             config,
             cache_dir,
@@ -201,11 +218,25 @@ impl Core {
                 Err(e) => tracing::warn!(object = %info.name, error = %e, "a writer's card is ignored"),
             }
         }
+        let given = &self.options.trusted_writers;
+        let distrusted = &self.options.distrusted_writers;
         loop {
             let known = self.trusted.len();
             for card in &cards {
+                // Of one who is not believed only this counts: where a chain ended that somebody goes on from whom we were
+                // told to trust.
+                if distrusted.contains(&card.signer)
+                    && let Ok(claim) = card.untrusted::<Card>()
+                    && claim.repository == self.config.id
+                    && given.contains(&claim.writer)
+                    && let Some(follows) = claim.follows
+                    && follows.writer == card.signer
+                {
+                    self.follows.insert(claim.writer.id(), follows);
+                }
                 if let Ok(claim) = card.trusted::<Card>(&self.trusted)
                     && claim.repository == self.config.id
+                    && !distrusted.contains(&claim.writer)
                 {
                     if !self.trusted.contains(&claim.writer) {
                         self.trusted.push(claim.writer);
@@ -258,6 +289,12 @@ impl Core {
                 "name the new writer key file in the pipeline",
             ));
         }
+        if self.options.distrusted_writers.contains(&key.public()) {
+            return Err(RepositoryError::refused(
+                format!("writer {} is named under distrusted-writers", key.id()),
+                "make a new key with `essrun keygen writer`, and name it under trusted-writers",
+            ));
+        }
         if self.trusted.contains(&key.public()) {
             Ok(key)
         } else {
@@ -273,16 +310,21 @@ impl Core {
         }
     }
 
+    /// The card by which a writer gave its key up. Whoever holds the old key can sign another such card; the one that
+    /// ends the chain earliest counts, so a later one lets nothing more be added.
+    fn given_up(&self, writer: &WriterId) -> Option<(&WriterId, &Follows)> {
+        let cards = self.follows.iter().filter(|(_, f)| &f.writer.id() == writer);
+        cards.min_by_key(|(_, f)| f.head.sequence)
+    }
+
     /// The writer that took this one's place, if one did.
     pub fn retired(&self, writer: &WriterId) -> Option<&WriterId> {
-        let taken = self.follows.iter().find(|(_, f)| &f.writer.id() == writer);
-        taken.map(|(by, _)| by)
+        self.given_up(writer).map(|(by, _)| by)
     }
 
     /// Where a retired writer's chain ended.
     pub fn last_of(&self, writer: &WriterId) -> Option<Head> {
-        let taken = self.follows.values().find(|f| &f.writer.id() == writer);
-        taken.map(|f| f.head)
+        self.given_up(writer).map(|(_, f)| f.head)
     }
 
     /// What a writer's first manifest follows.

@@ -99,6 +99,9 @@ pub struct Options {
     /// Writers trusted besides those the repository's first writer vouches for: given from outside, so that a
     /// repository swapped as a whole is seen. Empty: whoever made the repository when this host first saw it.
     pub trusted_writers: Vec<WriterPublic>,
+    /// Writers not believed whatever the repository says: neither what they signed, nor whom they vouch for, nor who
+    /// vouches for them.
+    pub distrusted_writers: Vec<WriterPublic>,
     /// A running backup announces itself anew this often; prune waits for announced backups.
     pub lease_refresh: Duration,
     /// An announcement older than this counts for nothing. A backup that could not renew in time does not commit.
@@ -112,6 +115,7 @@ impl Default for Options {
             pack_bytes: 16 << 20,
             uploads: 2,
             trusted_writers: Vec::new(),
+            distrusted_writers: Vec::new(),
             lease_refresh: Duration::from_secs(10 * 60),
             lease_valid: Duration::from_secs(2 * 60 * 60),
         }
@@ -209,7 +213,7 @@ pub enum CheckMode {
     /// As `Public`, and every index, manifest and listing opened with the writer key (or an identity).
     Writer,
     /// As `Writer`, and everything read back with an identity; `part` of `of` of the packs, chosen by name, so that
-    /// `1/7` to `7/7` are all of them.
+    /// `1/7` to `7/7` are all of them. Lists of chunks and listings are read in every part.
     Full { part: u32, of: u32 },
 }
 
@@ -239,6 +243,10 @@ pub enum FindingKind {
     OtherRecipients,
     /// Nothing needs it: left by an interrupted run. Harmless.
     Unused,
+    /// It is no object of a repository's; somebody else put it there. Harmless.
+    Stray,
+    /// An artifact of a kind not known here: what it names besides its own content was not read back.
+    NotRead,
     /// The store failed while it was looked at.
     Unreadable,
 }
@@ -248,7 +256,11 @@ impl FindingKind {
     pub fn is_harmless(self) -> bool {
         matches!(
             self,
-            FindingKind::Unused | FindingKind::KnownDamage | FindingKind::OtherRecipients
+            FindingKind::Unused
+                | FindingKind::KnownDamage
+                | FindingKind::OtherRecipients
+                | FindingKind::Stray
+                | FindingKind::NotRead
         )
     }
 }

@@ -45,6 +45,8 @@ pub struct RepositoryConfig {
     pub writer_key: Option<PathBuf>,
     /// Writers to be believed, told from outside; empty: whom the repository itself names.
     pub trusted_writers: Vec<essrun_repository::WriterPublic>,
+    /// Writers not to be believed, whoever lets them in.
+    pub distrusted_writers: Vec<essrun_repository::WriterPublic>,
     pub cache: PathBuf,
     /// Where this host remembers the repository's history.
     pub state: PathBuf,
@@ -397,21 +399,25 @@ impl Checker<'_> {
                     .map(str::to_owned),
             );
         }
-        let mut trusted_writers = Vec::new();
-        for writer in raw.trusted_writers.unwrap_or_default() {
-            trusted_writers.push(
-                writer
-                    .get_ref()
-                    .parse()
-                    .map_err(|e: essrun_repository::RepositoryError| {
-                        self.places.error(
-                            self.places.of(&writer),
-                            e.to_string(),
-                            "a writer's public key stands in the head of its key file: essrun-writer-…",
-                        )
-                    })?,
-            );
-        }
+        let writers = |named: Option<Vec<Spanned<String>>>| {
+            let read = |writer: Spanned<String>| {
+                let parsed = writer.get_ref().parse::<essrun_repository::WriterPublic>();
+                parsed.map_err(|e| {
+                    self.places.error(
+                        self.places.of(&writer),
+                        e.to_string(),
+                        "a writer's public key stands in the head of its key file: essrun-writer-…",
+                    )
+                })
+            };
+            named
+                .unwrap_or_default()
+                .into_iter()
+                .map(read)
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let trusted_writers = writers(raw.trusted_writers)?;
+        let distrusted_writers = writers(raw.distrusted_writers)?;
         let level = raw.compression_level.as_ref().map_or(2, |l| *l.get_ref());
         if let Some(given) = &raw.compression_level
             && !(1..=19).contains(&level)
@@ -428,6 +434,7 @@ impl Checker<'_> {
             recipients,
             offline,
             trusted_writers,
+            distrusted_writers,
             writer_key: raw.writer_key.map(|p| self.path(p.get_ref())),
             cache: raw.cache.map_or_else(default_cache, |p| self.path(p.get_ref())),
             state: raw.state.map_or_else(default_state, |p| self.path(p.get_ref())),

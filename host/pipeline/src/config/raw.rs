@@ -28,6 +28,7 @@ pub(super) struct Repository {
     pub recipients_file: Option<Spanned<String>>,
     pub writer_key: Option<Spanned<String>>,
     pub trusted_writers: Option<Vec<Spanned<String>>>,
+    pub distrusted_writers: Option<Vec<Spanned<String>>>,
     pub cache: Option<Spanned<String>>,
     pub state: Option<Spanned<String>>,
     pub compression_level: Option<Spanned<i32>>,

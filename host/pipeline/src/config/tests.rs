@@ -40,6 +40,22 @@ fn a_good_file_is_read() {
     assert_eq!(p.groups[0].accept, Accept::Fence);
 }
 
+#[test]
+fn writers_to_be_believed_and_not_to_be_are_read() {
+    let (one, other) = (
+        essrun_repository::WriterKey::generate().public(),
+        essrun_repository::WriterKey::generate().public(),
+    );
+    let named =
+        format!("writer-key = \"writer.key\"\ntrusted-writers = [\"{one}\"]\ndistrusted-writers = [\"{other}\"]");
+    let p = parse(&GOOD.replace("writer-key = \"writer.key\"", &named)).unwrap();
+    assert_eq!(p.repository.trusted_writers, [one]);
+    assert_eq!(p.repository.distrusted_writers, [other]);
+    let broken = GOOD.replace("writer-key", "distrusted-writers = [\"nobody\"]\nwriter-key");
+    let said = parse(&broken).unwrap_err().to_string();
+    assert!(said.contains("essrun-writer-"), "{said}");
+}
+
 /// What is broken, by replacing a piece of the good file; where the error must point; what it must say.
 #[test]
 fn bad_files_are_refused_with_line_and_hint() {
