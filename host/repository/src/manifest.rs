@@ -133,6 +133,11 @@ impl Manifest {
         }
     }
 
+    /// The sealed part, as it lies there.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// Opens the sealed part with the keys at hand.
     pub fn open(&self, core: &Core) -> Result<Sealed, RepositoryError> {
         Sealed::open(core, &self.sealed_in(), &self.payload)

@@ -4,10 +4,11 @@
 //! pack that was deleted or truncated is therefore stored anew by the next backup: the repository mends itself as far
 //! as the sources still have the data.
 
+use crate::RepositoryError;
 use crate::core::Core;
+use crate::envelope::{self, Header};
 use crate::index_object::{self, INDEX_LIMIT, PackIndex};
 use crate::names::{Hash, IndexName, PackName};
-use crate::{RepositoryError, envelope};
 use bytes::Bytes;
 use essrun_store::Cause;
 use futures_util::{StreamExt, TryStreamExt};
@@ -18,6 +19,14 @@ const BATCH: usize = 16;
 
 /// Fetches, opens and checks one index object.
 pub(crate) async fn read_index(core: &Core, name: &IndexName) -> Result<PackIndex, RepositoryError> {
+    Ok(read_index_sealed(core, name).await?.0)
+}
+
+/// The same, and the header of the envelope it lies in.
+pub(crate) async fn read_index_sealed(
+    core: &Core,
+    name: &IndexName,
+) -> Result<(PackIndex, Result<Header, String>), RepositoryError> {
     let object = name.object()?;
     let bytes = core.get_summed(&object).await?;
     let (identities, id, trusted) = (core.identities.clone(), core.config.id.clone(), core.trusted.clone());
@@ -30,7 +39,7 @@ pub(crate) async fn read_index(core: &Core, name: &IndexName) -> Result<PackInde
         if !index.is_for(&wanted.pack) {
             return Err(RepositoryError::damaged(&text, "it is the index of another pack"));
         }
-        Ok(index)
+        Ok((index, Header::parse(&bytes)))
     })
     .await
 }

@@ -88,6 +88,59 @@ async fn a_good_repository_is_good_for_everyone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bit_flip_in_any_kind_of_object_is_seen_without_a_key() {
+    // The documents that no list names: all are there, and each is looked at.
+    let place = Place::new().await;
+    let repository = place.writing().await;
+    let second = WriterKey::generate();
+    repository.authorize(&second.public()).await.unwrap();
+    let gone = backup(&repository, &[("s/t", &rows(9, 500))]).await.unwrap();
+    let lost = backup(&repository, &[("s/t", &rows(70_000, 500))]).await.unwrap();
+    let note = serde_json::json!({"passed": false});
+    repository.annotate(&lost.id, "drill", note).await.unwrap();
+    repository.forget(&gone.id, "a test").await.unwrap();
+    let plan = repository
+        .plan_prune(std::time::Duration::from_secs(3600))
+        .await
+        .unwrap();
+    repository.prune(&plan).await.unwrap();
+    // Of the backup that is left a pack is gone, and a revision says so.
+    let newest = place.reading().await.read("latest").await.unwrap();
+    let needed = newest.needed_objects().iter().find(|n| n.starts_with("data/")).unwrap();
+    std::fs::remove_file(place.root().join(needed)).unwrap();
+    repository.repair(true, &PlainArtifacts).await.unwrap();
+    let running = repository.begin(START).await.unwrap();
+    let good = public(&place).await;
+    assert!(good.iter().all(|f| f.kind.is_harmless()), "{good:?}");
+    for below in ["annotations", "leases", "prunes", "revisions", "tombstones", "writers"] {
+        for at in [0, 30, 200, 100_000] {
+            let path = one(&place, below);
+            let whole = std::fs::read(&path).unwrap();
+            flip(&path, at);
+            let findings = public(&place).await;
+            let object = name(&place, &path);
+            assert!(
+                findings
+                    .iter()
+                    .any(|f| f.object == object && f.kind == FindingKind::Forged),
+                "{object} at {at}: {findings:?}"
+            );
+            std::fs::write(&path, whole).unwrap();
+        }
+    }
+    assert_eq!(public(&place).await, good);
+    running.abandon().await;
+    // What somebody else put there is named, and is no damage.
+    for stray in ["notes.txt", "data/00/notes.txt", "annotations/x/y.annotation"] {
+        let path = place.root().join(stray);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, b"x").unwrap();
+        let findings = public(&place).await;
+        let found = findings.iter().find(|f| f.object == stray).unwrap();
+        assert_eq!(found.kind, FindingKind::Stray);
+        assert!(found.kind.is_harmless());
+        std::fs::remove_file(&path).unwrap();
+    }
+
     for below in ["data", "meta", "index", "lists"] {
         let place = filled().await;
         let path = one(&place, below);
@@ -109,6 +162,76 @@ async fn a_bit_flip_in_any_kind_of_object_is_seen_without_a_key() {
             "{findings:?}"
         );
     }
+}
+
+/// Each part reads its own packs, and the parts together little more than a check of everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_check_reads_a_part() {
+    let place = Place::new().await;
+    let repository = place.writing().await;
+    backup(&repository, &[("s/t", &noise(1, 24 << 20))]).await.unwrap();
+    let watched = Watched::new(place.store());
+    let reader = Repository::open(watched.clone(), place.as_reader("parts"))
+        .await
+        .unwrap();
+    let read = || watched.read_bytes.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let whole = reader.check(CheckMode::Full { part: 1, of: 1 }).await.unwrap();
+    let all = read();
+    let (mut sum, mut chunks) = (0, 0);
+    for part in 1..=7 {
+        let report = reader.check(CheckMode::Full { part, of: 7 }).await.unwrap();
+        assert_eq!(report.findings, []);
+        sum += read();
+        chunks += report.chunks_verified;
+    }
+    assert_eq!(chunks, whole.chunks_verified);
+    assert!(sum <= all * 13 / 10, "{sum} bytes in parts, {all} at once");
+}
+
+/// Knows of no artifact what it names besides its own content.
+struct Unknowing;
+
+#[async_trait::async_trait]
+impl Makers for Unknowing {
+    async fn contents(
+        &self,
+        artifact: &essrun_artifact::ArtifactRecord,
+        from: &dyn essrun_artifact::BackupReader,
+        visit: &mut dyn Visit,
+    ) -> Result<bool, essrun_artifact::KeepError> {
+        PlainArtifacts.contents(artifact, from, visit).await.map(|_| false)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_it_could_not_read_back() {
+    let place = Place::new().await;
+    backup(&place.writing().await, &[("s/t", &rows(1, 500))]).await.unwrap();
+    let reader = place.reading().await;
+    let report = reader.check_with(CheckMode::Full { part: 1, of: 1 }, &Unknowing).await;
+    let report = report.unwrap();
+    assert!(report.is_good());
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert_eq!(report.findings[0].kind, FindingKind::NotRead);
+    assert!(report.findings[0].object.contains("s/t"), "{:?}", report.findings);
+}
+
+/// Who only ever checks remembers as well what it saw.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_is_seen_by_whoever_checked_before() {
+    let place = filled().await;
+    let newest = place.objects("manifests").pop().unwrap();
+    let reader = place.reading().await;
+    assert!(reader.check(CheckMode::Public).await.unwrap().is_good());
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::remove_file(&newest).unwrap();
+    let findings = place.reading().await.check(CheckMode::Public).await.unwrap().findings;
+    only(&findings, &name(&place, &newest), FindingKind::RolledBack);
+    // What is doubtful is not remembered in place of what was seen.
+    let findings = place.reading().await.check(CheckMode::Public).await.unwrap().findings;
+    only(&findings, &name(&place, &newest), FindingKind::RolledBack);
+    std::fs::write(&newest, bytes).unwrap();
+    assert!(place.reading().await.check(CheckMode::Public).await.unwrap().is_good());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,10 @@
 
 mod chain;
 mod contents;
+mod documents;
 mod sealed;
+#[cfg(test)]
+mod tests;
 
 use crate::core::Core;
 use crate::envelope::Header;
@@ -66,11 +69,13 @@ pub(crate) async fn check(
     let tombstones = check.tombstones().await?;
     let mut manifests = check.manifests().await?;
     check.chain(&manifests, &tombstones)?;
+    let there = check.there().await?;
+    check.documents(&there, &manifests, &tombstones).await;
     manifests.retain(|m| !forget::is_forgotten(&tombstones, m));
     check.report.backups = manifests.len() as u64;
     check.known_damage(&manifests);
     check.lists(&manifests).await;
-    check.objects(of).await?;
+    check.objects(&there, of).await;
     if mode != CheckMode::Public {
         check.open_manifests(&manifests).await;
         check.indexes().await?;
@@ -157,12 +162,14 @@ impl Check {
         }
     }
 
+    /// Everything the store holds, by name.
+    async fn there(&self) -> Result<BTreeMap<String, ObjectInfo>, RepositoryError> {
+        let all = self.core.store.list("").await?.into_iter();
+        Ok(all.map(|info| (info.name.to_string(), info)).collect())
+    }
+
     /// Every needed object: there, of the right size, of the right hash. What is needed by nothing is told apart.
-    async fn objects(&mut self, part: Option<(u32, u32)>) -> Result<(), RepositoryError> {
-        let mut there: BTreeMap<String, ObjectInfo> = BTreeMap::new();
-        for info in self.core.store.list("").await? {
-            there.insert(info.name.to_string(), info);
-        }
+    async fn objects(&mut self, there: &BTreeMap<String, ObjectInfo>, part: Option<(u32, u32)>) {
         for name in there.keys() {
             if names::sum_in_name(name).is_some() && !self.needed.contains_key(name) {
                 self.found(
@@ -237,7 +244,6 @@ impl Check {
                 }
             }
         }
-        Ok(())
     }
 }
 

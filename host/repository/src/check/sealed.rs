@@ -1,10 +1,14 @@
 //! What takes a key to see: whether manifests and indexes open, and to whom packs are sealed.
 //!
-//! A pack's header is compared with its signed index, so a recipient nobody named is found; and the index with the
-//! recipients of today, so it is known who reads what was written before.
+//! A header is compared with whom its writer says it sealed to, so a recipient nobody named is found: a pack's with its
+//! signed index, an index's, a manifest's and a revision's with what they hold themselves. And the index is compared with
+//! the recipients of today, so it is known who reads what was written before.
+//!
+//! What a header tells is number and kind of its recipients, not who they are: see docs/THREATS.md for what is not seen.
 
 use super::{Check, kind_of, why};
 use crate::envelope::Header;
+use crate::index_object::PackIndex;
 use crate::keys::{Recipients, StanzaKind};
 use crate::manifest::Manifest;
 use crate::names::{IndexName, PackName};
@@ -16,12 +20,27 @@ impl Check {
     /// The sealed parts of manifests.
     pub(super) async fn open_manifests(&mut self, manifests: &[Manifest]) {
         for manifest in manifests {
-            if let Err(e) = manifest.open(&self.core) {
+            match manifest.open(&self.core) {
+                Ok(sealed) => {
+                    let mut expected = kinds(&sealed.recipients);
+                    expected.push(WRITERS_OWN);
+                    self.fits(manifest.sealed_in(), Header::parse(manifest.payload()), &expected);
+                }
                 // Another writer's manifests are sealed to the recipients and to that writer only.
-                if self.core.reads_contents || !matches!(e, RepositoryError::Key { .. }) {
-                    self.found(manifest.sealed_in(), FindingKind::Undecodable, why(&e));
+                Err(RepositoryError::Key { .. }) if !self.core.reads_contents => {}
+                Err(e) => self.found(manifest.sealed_in(), FindingKind::Undecodable, why(&e)),
+            }
+        }
+    }
+
+    fn fits(&mut self, object: impl ToString, header: Result<Header, String>, expected: &[StanzaKind]) {
+        match header {
+            Ok(header) => {
+                if let Err(e) = header.fits(expected) {
+                    self.found(object, FindingKind::ForeignRecipient, e);
                 }
             }
+            Err(e) => self.found(object, FindingKind::Undecodable, e),
         }
     }
 
@@ -44,14 +63,16 @@ impl Check {
             if self.bad.contains(object.as_str()) {
                 continue;
             }
-            let index = match sync::read_index(&self.core, &name).await {
-                Ok(index) => index,
+            let (index, header) = match sync::read_index_sealed(&self.core, &name).await {
+                Ok(read) => read,
                 Err(e) => {
                     let kind = kind_of(&e);
                     self.found(&object, kind, why(&e));
                     continue;
                 }
             };
+            let expected = header.as_ref().map(|h| sealed_with(&index, h)).unwrap_or_default();
+            self.fits(&object, header, &expected);
             let Some(pack) = packs.get(&name.pack) else {
                 self.found(&object, FindingKind::Undecodable, "a list names it without its pack");
                 continue;
@@ -89,24 +110,34 @@ impl Check {
     }
 
     async fn header(&mut self, pack: &ObjectName, recipients: &[String], payload_offset: u64) {
-        let expected = match Recipients::parse(recipients) {
-            Ok(recipients) => recipients.kinds(),
-            // A plugin that is not installed here: only the number can be compared.
-            Err(_) => recipients.iter().map(|r| kind_by_text(r)).collect(),
-        };
         let header = match self.core.store.get_range(pack, 0..payload_offset).await {
             Ok(bytes) => Header::parse(&bytes),
             Err(e) => return self.found(pack, FindingKind::Unreadable, e.to_string()),
         };
-        match header {
-            Ok(header) => {
-                if let Err(e) = header.fits(&expected) {
-                    self.found(pack, FindingKind::ForeignRecipient, e);
-                }
-            }
-            Err(e) => self.found(pack, FindingKind::Undecodable, e),
-        }
+        self.fits(pack, header, &kinds(recipients));
     }
+}
+
+/// What the writer's own native recipient leaves in a header.
+const WRITERS_OWN: StanzaKind = StanzaKind::Tag("X25519");
+
+fn kinds(recipients: &[String]) -> Vec<StanzaKind> {
+    match Recipients::parse(recipients) {
+        Ok(recipients) => recipients.kinds(),
+        // A plugin that is not installed here: only the number can be compared.
+        Err(_) => recipients.iter().map(|r| kind_by_text(r)).collect(),
+    }
+}
+
+/// Whom an index is sealed to: those its pack is sealed to, and its writer.
+fn sealed_with(index: &PackIndex, header: &Header) -> Vec<StanzaKind> {
+    let mut expected = kinds(&index.recipients);
+    // A pack of listings is sealed to its writer already; and one of contents, where there was no recipient.
+    let to_writer_alone = expected.len() == 1 && header.tags.len() == 1;
+    if !index.pack.meta && !to_writer_alone {
+        expected.push(WRITERS_OWN);
+    }
+    expected
 }
 
 /// Who reads contents today and should not, and who should and does not: packs and backups of each.

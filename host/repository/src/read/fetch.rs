@@ -123,6 +123,11 @@ impl Fetcher {
         }
     }
 
+    /// The object's name of a pack.
+    pub(crate) fn pack_name(&self, number: u32) -> Result<String, RepositoryError> {
+        Ok(self.pack(number)?.name.object()?.to_string())
+    }
+
     fn pack(&self, number: u32) -> Result<Arc<Pack>, RepositoryError> {
         if let Some(pack) = locked(&self.packs).get(&number) {
             return Ok(pack);

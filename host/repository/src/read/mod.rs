@@ -9,6 +9,7 @@ pub(crate) use stream::ContentStream;
 pub(crate) use stream::RefReader;
 
 use crate::core::Core;
+use crate::cutter::CHUNK_LIMIT;
 use crate::manifest::{Damaged, Manifest, Sealed};
 use crate::names::{self, ListName};
 use crate::{BackupSummary, Body, RepositoryError, sync};
@@ -16,9 +17,6 @@ use async_trait::async_trait;
 use essrun_artifact::{ArtifactRecord, BackupReader, ChunkRef, Content, ContentReader, KeepError};
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
-
-/// No chunk is longer.
-const LONGEST: u32 = 64 << 20;
 
 /// A committed backup, opened for reading.
 pub struct OpenBackup {
@@ -144,7 +142,7 @@ impl BackupReader for OpenBackup {
         let (mut here, mut length) = (Vec::new(), 0u64);
         while let Some(chunk) = refs.next().await? {
             // Longer than any chunk may be: only a damaged list says so, and reading it whole will tell.
-            if chunk.bytes > LONGEST {
+            if chunk.bytes as usize > CHUNK_LIMIT {
                 return Ok(false);
             }
             let wanted = chunk.bytes as usize;

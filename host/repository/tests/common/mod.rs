@@ -4,10 +4,12 @@
 use bytes::Bytes;
 use essrun_artifact::*;
 use essrun_repository::*;
-use essrun_store::{Objects, Store};
+use essrun_store::{Fault, FaultPlan, Faulty, ObjectInfo, ObjectName, Objects, Outcome, Store, StoreError};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 pub struct Place {
     pub dir: tempfile::TempDir,
@@ -103,6 +105,14 @@ impl Place {
         }
         found.sort();
         found
+    }
+
+    /// Makes what lies there now look older.
+    pub fn age(&self, below: &str, by: Duration) {
+        for path in self.objects(below) {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - by).unwrap();
+        }
     }
 
     pub fn bytes_in(&self, below: &str) -> u64 {
@@ -217,4 +227,96 @@ pub fn tool(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
 pub fn open_with_stock_tools(identity: &Path, object: &[u8]) -> Vec<u8> {
     let plain = tool("age", &["-d", "-i", identity.to_str().unwrap()], object);
     tool("zstd", &["-d", "-c"], &plain)
+}
+
+/// A store that counts what is read and listed, and breaks what is named to it.
+#[derive(Debug)]
+pub struct Watched {
+    inner: Arc<dyn Store>,
+    pub read_bytes: AtomicU64,
+    pub lists: AtomicU64,
+    /// Objects below this are deleted by somebody else just before they are read.
+    vanishing: Mutex<Option<String>>,
+    /// Objects below this cannot be read.
+    failing: Mutex<Option<String>>,
+}
+
+impl Watched {
+    pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Watched {
+            inner,
+            read_bytes: AtomicU64::new(0),
+            lists: AtomicU64::new(0),
+            vanishing: Mutex::default(),
+            failing: Mutex::default(),
+        })
+    }
+
+    pub fn vanish(&self, below: &str) {
+        *self.vanishing.lock().unwrap() = Some(below.to_owned());
+    }
+
+    pub fn fail(&self, below: Option<&str>) {
+        *self.failing.lock().unwrap() = below.map(str::to_owned);
+    }
+
+    async fn before(&self, name: &ObjectName) -> Result<(), StoreError> {
+        let is_below = |named: &Mutex<Option<String>>| {
+            let below = named.lock().unwrap().clone();
+            below.is_some_and(|b| name.as_str().starts_with(&b))
+        };
+        if is_below(&self.failing) {
+            // What a store says that is there and does not answer.
+            let nowhere = Faulty::new(
+                self.inner.clone(),
+                FaultPlan {
+                    faults: vec![Fault::Refused],
+                    ..FaultPlan::flaky(0, 1.0)
+                },
+            );
+            return nowhere.get(name).await.map(drop);
+        }
+        if is_below(&self.vanishing) {
+            self.inner.delete(name).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Watched {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
+        self.inner.put_new(name, bytes).await
+    }
+
+    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        self.before(name).await?;
+        let bytes = self.inner.get(name).await?;
+        self.read_bytes.fetch_add(bytes.len() as u64, Relaxed);
+        Ok(bytes)
+    }
+
+    async fn get_range(&self, name: &ObjectName, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        self.before(name).await?;
+        let bytes = self.inner.get_range(name, range).await?;
+        self.read_bytes.fetch_add(bytes.len() as u64, Relaxed);
+        Ok(bytes)
+    }
+
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        self.inner.head(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.lists.fetch_add(1, Relaxed);
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.inner.delete(name).await
+    }
 }
