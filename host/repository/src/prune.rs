@@ -5,7 +5,14 @@
 //! is deleted. A backup announces itself (its lease) before it looks for marks, and a mark is visible before leases are
 //! looked at: whichever comes first, one sees the other.
 //!
-//! A mark that names something a backup came to need after all is taken back, and the rest of it marked anew.
+//! A mark that names something a backup came to need after all is taken back, and the rest of it marked anew. Not so a
+//! mark that repair sets on what is damaged: it only says that nothing new may rely on it, and deletes nothing.
+//!
+//! What a repair declared lost is not needed, and is not deleted either as long as its backup is kept: it may come back
+//! from a copy, or be torn and hold what a repair with an identity can still save.
+//!
+//! While something runs, what was written since it began is not marked: it is most likely its own, and would be marked
+//! only for the next backup not to rely on it.
 //!
 //! Times are the store's own, so hosts' clocks do not matter, except for when a backup began, where an hour is allowed.
 //! Planning changes nothing. Sweeping looks at everything again and deletes only what both looks agree on. Deletion
@@ -18,24 +25,29 @@ use crate::core::Core;
 use crate::forget::{self, Tombstones};
 use crate::keys::WriterId;
 use crate::manifest::{self, Manifest};
-use crate::names::{self, IndexName};
+use crate::names::{self, Hash, IndexName, PackName};
 use crate::signed::{self, Kind};
 use crate::write::LeaseClaim;
 use crate::{BackupId, RepositoryError, annotation, read, revision};
 use bytes::Bytes;
-use essrun_store::{ObjectInfo, ObjectName};
+use essrun_store::{Cause, ObjectInfo, ObjectName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 /// What hosts' clocks may differ by.
 const SKEW_SECONDS: i64 = 3600;
+/// How long an announcement that ran out is left lying, so that whoever wonders about it finds it.
+const EXPIRED_SECONDS: i64 = 24 * 3600;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Claim {
     repository: String,
     planned_at: i64,
     objects: Vec<String>,
+    /// Repair found them damaged: not to be relied on, and not deleted for this mark.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
 }
 
 /// A prune object with a trusted signature.
@@ -45,6 +57,7 @@ pub(crate) struct Mark {
     set_at: i64,
     planned_at: i64,
     objects: BTreeSet<String>,
+    damaged: bool,
 }
 
 /// What a prune would do.
@@ -62,6 +75,9 @@ pub struct PrunePlan {
     pub needed: u64,
     /// Marks that name what a backup came to need after all; what else they name is marked anew.
     pub renew: Vec<String>,
+    /// Announcements that ran out long ago.
+    #[serde(skip)]
+    expired: Vec<ObjectName>,
     grace: Duration,
 }
 
@@ -87,13 +103,19 @@ pub(crate) fn parse(core: &Core, object: ObjectName, bytes: &Bytes, set_at: i64)
         set_at,
         planned_at: claim.planned_at,
         objects: claim.objects.into_iter().collect(),
+        damaged: claim.damaged,
     })
 }
 
 async fn marks(core: &Core) -> Result<Vec<Mark>, RepositoryError> {
     let mut all = Vec::new();
     for info in core.store.list("prunes").await? {
-        let bytes = core.store.get(&info.name).await?;
+        let bytes = match core.store.get(&info.name).await {
+            Ok(bytes) => bytes,
+            // A prune that ended between the listing and now took its mark with it.
+            Err(e) if e.cause == Cause::Missing => continue,
+            Err(e) => return Err(e.into()),
+        };
         match parse(core, info.name, &bytes, info.modified_unix_seconds) {
             Ok(mark) => all.push(mark),
             Err(e) => tracing::warn!(error = %e, "a prune object is ignored"),
@@ -120,21 +142,39 @@ pub(crate) async fn store_now(core: &Core) -> Result<i64, RepositoryError> {
         .ok_or_else(|| RepositoryError::damaged(probe, "it vanished between writing and looking"))
 }
 
-/// When the running backups began, by their hosts' clocks.
-async fn running(core: &Core, now: i64) -> Result<Vec<(String, i64)>, RepositoryError> {
-    let mut all = Vec::new();
+/// Announcements, as a prune sees them.
+#[derive(Default)]
+struct Announced {
+    /// What runs, and when it began by its host's clock.
+    running: Vec<(String, i64)>,
+    /// What ran out long ago, and forgotten looks at the store's clock.
+    expired: Vec<ObjectName>,
+}
+
+async fn announced(core: &Core, now: i64) -> Result<Announced, RepositoryError> {
+    let mut all = Announced::default();
     for info in core.store.list("leases").await? {
         let bytes = match core.store.get(&info.name).await {
             Ok(bytes) => bytes,
-            Err(e) if e.cause == essrun_store::Cause::Missing => continue,
+            Err(e) if e.cause == Cause::Missing => continue,
             Err(e) => return Err(e.into()),
         };
-        let claim = signed::read(info.name.as_str(), Kind::Lease, &bytes)
-            .and_then(|document| document.trusted::<LeaseClaim>(&core.trusted));
-        let Ok(claim) = claim else { continue };
-        let valid = i64::try_from(claim.valid_seconds).unwrap_or(i64::MAX);
-        if info.modified_unix_seconds.saturating_add(valid) > now {
-            all.push((claim.backup.to_string(), claim.began_at));
+        let Ok(document) = signed::read(info.name.as_str(), Kind::Lease, &bytes) else {
+            continue;
+        };
+        if document.trusted::<serde_json::Value>(&core.trusted).is_err() {
+            continue;
+        }
+        // A look at the store's clock announces nothing.
+        let claim = document.untrusted::<LeaseClaim>().ok();
+        let valid = claim.as_ref().map_or(0, |c| c.valid_seconds);
+        let ends = info
+            .modified_unix_seconds
+            .saturating_add(i64::try_from(valid).unwrap_or(i64::MAX));
+        match claim {
+            Some(claim) if ends > now => all.running.push((claim.backup.to_string(), claim.began_at)),
+            _ if ends.saturating_add(EXPIRED_SECONDS) <= now => all.expired.push(info.name),
+            _ => {}
         }
     }
     Ok(all)
@@ -143,11 +183,8 @@ async fn running(core: &Core, now: i64) -> Result<Vec<(String, i64)>, Repository
 /// The backups that run now.
 pub(crate) async fn running_now(core: &Core) -> Result<Vec<String>, RepositoryError> {
     let now = store_now(core).await?;
-    Ok(running(core, now)
-        .await?
-        .into_iter()
-        .map(|(backup, _)| backup)
-        .collect())
+    let all = announced(core, now).await?;
+    Ok(all.running.into_iter().map(|(backup, _)| backup).collect())
 }
 
 struct View {
@@ -161,6 +198,7 @@ struct View {
     dead: Vec<ObjectName>,
     marks: Vec<Mark>,
     running: Vec<(String, i64)>,
+    expired: Vec<ObjectName>,
 }
 
 async fn needs(core: &Core, manifest: &Manifest, into: &mut HashSet<String>) -> Result<(), RepositoryError> {
@@ -169,15 +207,31 @@ async fn needs(core: &Core, manifest: &Manifest, into: &mut HashSet<String>) -> 
     Ok(())
 }
 
+/// What was declared lost of a backup, by object; of a list also what it names, where it is there again.
+async fn lost(core: &Core, manifest: &Manifest, into: &mut HashSet<String>) -> Result<(), RepositoryError> {
+    for name in manifest.revision.iter().flat_map(|r| &r.lost) {
+        if let Some(list) = names::ListName::parse(name) {
+            match read::read_list(core, &list).await {
+                Ok(names) => into.extend(names),
+                Err(RepositoryError::Store(e)) if e.cause != Cause::Missing => return Err(e.into()),
+                Err(e) => tracing::debug!(error = %e, "a list that was lost is still lost"),
+            }
+        }
+        into.insert(name.clone());
+    }
+    Ok(())
+}
+
 async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
     let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
     // Marks first, then leases, then manifests: a backup that commits in between is seen as running or as committed.
     let marks = marks(core).await?;
     let now = store_now(core).await?;
-    let running = running(core, now).await?;
+    let Announced { running, expired } = announced(core, now).await?;
     let (tombstones, _): (Tombstones, _) = forget::read_all(core).await?;
     let revisions = revision::places(core).await?;
     let (mut live, mut protected, mut dead) = (HashSet::new(), HashSet::new(), Vec::new());
+    let mut declared_lost = HashSet::new();
     let mut counts: BTreeMap<(WriterId, u64), u64> = BTreeMap::new();
     let mut manifests = Vec::new();
     for (object, manifest) in manifest::read_all(core).await? {
@@ -198,6 +252,7 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
             dead.push(object);
             continue;
         }
+        lost(core, &manifest, &mut declared_lost).await?;
         counts.insert(place, manifest.revision.as_ref().map_or(0, |r| r.number));
         manifests.push(manifest);
     }
@@ -217,13 +272,24 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
         }
     }
     protected.extend(live.iter().cloned());
-    let there = core
+    let there: BTreeMap<String, ObjectInfo> = core
         .store
         .list("")
         .await?
         .into_iter()
         .map(|info| (info.name.to_string(), info))
         .collect();
+    // Without its index a pack cannot be looked through.
+    let packs: HashSet<Hash> = declared_lost
+        .iter()
+        .filter_map(|n| PackName::parse(n))
+        .map(|pack| pack.sum.hash)
+        .collect();
+    let indexes = there
+        .keys()
+        .filter(|n| IndexName::parse(n).is_some_and(|index| packs.contains(&index.pack)));
+    protected.extend(indexes.cloned());
+    protected.extend(declared_lost);
     Ok(View {
         now,
         there,
@@ -232,6 +298,7 @@ async fn look(core: &Core, grace: Duration) -> Result<View, RepositoryError> {
         dead,
         marks,
         running,
+        expired,
     })
 }
 
@@ -247,17 +314,23 @@ fn rank(name: &str) -> u8 {
 }
 
 impl View {
-    /// What may be deleted now, and why other marked objects may not.
     /// A mark that names something a backup came to need. It must not lie in wait for the day that backup is forgotten:
     /// by then running backups may have begun after it and rely on the object.
     fn is_stale(&self, mark: &Mark) -> bool {
-        mark.objects.iter().any(|n| self.live.contains(n))
+        !mark.damaged && mark.objects.iter().any(|n| self.live.contains(n))
     }
 
+    /// Whether something that runs may have written it.
+    fn is_fresh(&self, info: &ObjectInfo) -> bool {
+        let first = self.running.iter().map(|(_, began)| *began).min();
+        first.is_some_and(|began| info.modified_unix_seconds >= began.saturating_sub(SKEW_SECONDS))
+    }
+
+    /// What may be deleted now, and why other marked objects may not.
     fn sweep(&self, grace: Duration) -> (BTreeSet<String>, Vec<String>) {
         let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
         let (mut delete, mut waiting) = (BTreeSet::new(), Vec::new());
-        for mark in self.marks.iter().filter(|m| !self.is_stale(m)) {
+        for mark in self.marks.iter().filter(|m| !m.damaged && !self.is_stale(m)) {
             if mark.set_at.saturating_add(grace) > self.now {
                 let left = mark.set_at.saturating_add(grace) - self.now;
                 waiting.push(format!(
@@ -294,14 +367,15 @@ pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, Repo
     let marked: HashSet<&String> = view
         .marks
         .iter()
-        .filter(|m| !view.is_stale(m))
+        .filter(|m| !m.damaged && !view.is_stale(m))
         .flat_map(|m| &m.objects)
         .collect();
     let mark: Vec<String> = view
         .there
-        .keys()
-        .filter(|n| names::sum_in_name(n).is_some() && !view.live.contains(*n) && !marked.contains(n))
-        .cloned()
+        .iter()
+        .filter(|(n, _)| names::sum_in_name(n).is_some() && !view.live.contains(*n) && !marked.contains(n))
+        .filter(|(_, info)| !view.is_fresh(info))
+        .map(|(n, _)| n.clone())
         .collect();
     let mut delete: Vec<String> = view.dead.iter().map(ToString::to_string).collect();
     let mut ranked: Vec<String> = sweep.into_iter().collect();
@@ -320,17 +394,30 @@ pub(crate) async fn plan(core: &Core, grace: Duration) -> Result<PrunePlan, Repo
             .filter(|m| view.is_stale(m))
             .map(|m| m.object.to_string())
             .collect(),
+        expired: view.expired,
         grace,
     })
 }
 
-/// Marks objects, whether or not they are needed: what is begun from now on does not rely on them.
-pub(crate) async fn mark(core: &Core, objects: Vec<String>) -> Result<(), RepositoryError> {
+/// What repair marked as damaged: no new backup may rely on it, needed or not.
+pub(crate) async fn mark_damaged(core: &Core, objects: Vec<String>) -> Result<(), RepositoryError> {
+    mark(core, objects, true).await
+}
+
+/// The marks of what was found damaged, and what they name.
+pub(crate) async fn marked_damaged(core: &Core) -> Result<Vec<(ObjectName, BTreeSet<String>)>, RepositoryError> {
+    let all = marks(core).await?.into_iter().filter(|m| m.damaged);
+    Ok(all.map(|m| (m.object, m.objects)).collect())
+}
+
+/// Marks objects: what is begun from now on does not rely on them.
+async fn mark(core: &Core, objects: Vec<String>, damaged: bool) -> Result<(), RepositoryError> {
     let planned_at = crate::core::now();
     let claim = Claim {
         repository: core.config.id.clone(),
         planned_at,
         objects,
+        damaged,
     };
     let bytes = signed::write(Kind::Prune, &claim, b"", core.writer()?)?;
     core.store.put_new(&names::prune(planned_at)?, bytes).await?;
@@ -341,13 +428,16 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
     let mut report = PruneReport::default();
     core.writer()?;
     if !plan.mark.is_empty() {
-        mark(core, plan.mark.clone()).await?;
+        mark(core, plan.mark.clone(), false).await?;
         report.marked = plan.mark.len() as u64;
     }
     for name in &plan.renew {
         let object = ObjectName::new(name.as_str()).map_err(|e| RepositoryError::Internal(e.to_string()))?;
         // A mark that stays although it is stale is passed over by every later plan.
         let_go(core, &object).await?;
+    }
+    for lease in &plan.expired {
+        let_go(core, lease).await?;
     }
     if plan.delete.is_empty() {
         return Ok(report);
@@ -395,10 +485,10 @@ pub(crate) async fn carry_out(core: &Core, plan: &PrunePlan) -> Result<PruneRepo
 }
 
 /// Deletes an object; `false` when the store refuses to.
-async fn let_go(core: &Core, object: &ObjectName) -> Result<bool, RepositoryError> {
+pub(crate) async fn let_go(core: &Core, object: &ObjectName) -> Result<bool, RepositoryError> {
     match core.store.delete(object).await {
         Ok(()) => Ok(true),
-        Err(e) if e.cause == essrun_store::Cause::Denied => {
+        Err(e) if e.cause == Cause::Denied => {
             tracing::debug!(error = %e, "the store keeps an object");
             Ok(false)
         }
@@ -412,7 +502,7 @@ async fn needed_by(core: &Core, object: &ObjectName) -> Result<HashSet<String>, 
     let list = Manifest::read(core, object, &bytes)?.list;
     match read::read_list(core, &list).await {
         Ok(names) => Ok(names.into_iter().chain([list.object()?.to_string()]).collect()),
-        Err(RepositoryError::Store(e)) if e.cause != essrun_store::Cause::Missing => Err(e.into()),
+        Err(RepositoryError::Store(e)) if e.cause != Cause::Missing => Err(e.into()),
         Err(e) => {
             tracing::debug!(error = %e, "a forgotten backup is incomplete already");
             Ok(HashSet::new())

@@ -2,13 +2,13 @@
 //!
 //! Both only add: a new index beside the pack, a new pack with what was saved. Nothing here decides what a backup needs.
 
-use super::{Patient, Work, is_damage};
+use super::{Patient, Work, is_damage, is_torn};
 use crate::index_object::{self, PackIndex};
 use crate::keys::Recipients;
 use crate::names::{Hash, IndexName, PackName, Sum};
 use crate::read::{Fetcher, Pick, Run};
 use crate::write::{Flow, Packer, naming_key};
-use crate::{FindingKind, RepositoryError, envelope, sync};
+use crate::{RepositoryError, envelope, sync};
 use essrun_artifact::{Cut, Domain};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -21,14 +21,14 @@ impl Work {
     pub(super) async fn indexes(&mut self, patients: &[Patient]) -> Result<(), RepositoryError> {
         for patient in patients {
             // Also packs whose index an earlier repair had to leave out.
-            let indexed: HashSet<Hash> = patient
-                .list
+            let listed: BTreeSet<&String> = patient.list.union(&patient.back).collect();
+            let indexed: HashSet<Hash> = listed
                 .iter()
-                .filter(|n| !self.bad.contains_key(*n))
+                .filter(|n| !self.bad.contains_key(**n))
                 .filter_map(|n| IndexName::parse(n))
                 .map(|index| index.pack)
                 .collect();
-            for pack in patient.list.iter().filter_map(|n| PackName::parse(n)) {
+            for pack in listed.iter().filter_map(|n| PackName::parse(n)) {
                 let hash = pack.sum.hash;
                 let object = pack.object()?;
                 let known = indexed.contains(&hash) || self.made_again.contains_key(&hash);
@@ -106,20 +106,18 @@ impl Work {
     /// Keeps what can still be read of damaged packs. Gives the packs that hold it now.
     pub(super) async fn salvage(&mut self, patients: &[Patient]) -> Result<HashSet<u32>, RepositoryError> {
         let mut torn: BTreeMap<String, IndexName> = BTreeMap::new();
-        let own = self.core.own_writers();
-        for patient in patients.iter().filter(|p| own.contains(&p.manifest.writer)) {
-            for name in patient.list.iter().filter_map(|n| IndexName::parse(n)) {
-                let pack = patient.list.iter().filter_map(|n| PackName::parse(n));
-                let Some(pack) = pack.into_iter().find(|p| p.sum.hash == name.pack) else {
+        for patient in patients.iter().filter(|p| p.own) {
+            // Also what an earlier repair called lost, which left its index off the list.
+            for name in patient.list.union(&patient.gone) {
+                let Some(pack) = PackName::parse(name) else { continue };
+                if !self.bad.get(name).is_some_and(is_torn) || torn.contains_key(name) {
                     continue;
-                };
-                let object = pack.object()?.to_string();
-                let there = matches!(
-                    self.bad.get(&object),
-                    Some(FindingKind::WrongContent | FindingKind::WrongSize)
-                );
-                if there && !self.bad.contains_key(name.object()?.as_str()) {
-                    torn.insert(object, name);
+                }
+                for index in self.indexes_of(&pack.sum.hash).await? {
+                    let object = index.object()?.to_string();
+                    if !self.bad.contains_key(&object) && self.core.own_writers().contains(&index.writer) {
+                        torn.insert(name.clone(), index);
+                    }
                 }
             }
         }
@@ -131,7 +129,7 @@ impl Work {
             return Ok(HashSet::new());
         }
         let index = self.core.index()?;
-        let usable = self.reliable(sync::own_packs(&self.core).await?)?;
+        let usable = self.reliable(&sync::own_packs(&self.core).await?, false)?;
         let flow = Arc::new(Flow::new(self.core.clone(), index.clone(), usable)?);
         let none = Arc::new(RwLock::new(HashSet::new()));
         let fetcher = Arc::new(Fetcher::new(self.core.clone(), index.clone(), none, flow.naming_key));
@@ -139,7 +137,14 @@ impl Work {
         for domain in [Domain::Data, Domain::Meta] {
             let mut packer = Packer::new(flow.clone(), domain, Cut::Fine);
             for (object, name) in &torn {
-                let said = sync::read_index(&self.core, name).await?;
+                let said = match sync::read_index(&self.core, name).await {
+                    Ok(said) => said,
+                    Err(e) if is_damage(&e) => {
+                        self.report.left_alone.push(format!("the index of {object}: {e}"));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
                 if said.pack.meta != (domain == Domain::Meta) {
                     continue;
                 }
@@ -151,7 +156,7 @@ impl Work {
                     self.report.left_alone.push(note);
                     continue;
                 }
-                if self.salvage_pack(&fetcher, &said, name, &mut packer).await? {
+                if self.salvage_pack((&flow, &fetcher), &said, name, &mut packer).await? {
                     self.report.salvaged.push(object.clone());
                 }
             }
@@ -167,10 +172,10 @@ impl Work {
         Ok(if self.confirm { new } else { HashSet::new() })
     }
 
-    /// Frame by frame, what reads; with `confirm` into the packer. Whether there was any.
+    /// Frame by frame, what reads and is in no other pack; with `confirm` into the packer. Whether there was any.
     async fn salvage_pack(
         &self,
-        fetcher: &Arc<Fetcher>,
+        (flow, fetcher): (&Flow, &Arc<Fetcher>),
         said: &PackIndex,
         name: &IndexName,
         packer: &mut Packer,
@@ -193,11 +198,20 @@ impl Work {
                 .map(|(id, place)| Pick { id: *id, place: *place })
                 .collect();
             at += picks.len();
+            let mut wanted = Vec::with_capacity(picks.len());
+            for pick in picks {
+                if index.find(&pick.id, |n| flow.is_usable(n))?.is_none() {
+                    wanted.push(pick);
+                }
+            }
+            if wanted.is_empty() {
+                continue;
+            }
             let run = Run {
                 pack: number,
                 first: first.frame,
                 last: first.frame,
-                picks,
+                picks: wanted,
             };
             match fetcher.clone().fetch(run).await {
                 Ok(chunks) => {
