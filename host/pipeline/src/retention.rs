@@ -126,12 +126,9 @@ pub async fn forget(pipeline: &Pipeline, of_writer: Option<&str>, confirm: bool)
     let considered = consider(pipeline, &repository, policy.as_ref(), of_writer).await?;
     let decisions = considered.decisions;
     if confirm {
-        for d in decisions.iter().filter(|d| !d.keep) {
-            repository
-                .forget(&d.id, &d.reasons.join("; "))
-                .await
-                .map_err(PipelineError::repository)?;
-        }
+        let gone = decisions.iter().filter(|d| !d.keep);
+        let gone: Vec<_> = gone.map(|d| (d.id.clone(), d.reasons.join("; "))).collect();
+        repository.forget_all(&gone).await.map_err(PipelineError::repository)?;
     }
     let backups = considered.input.backups;
     Ok(Forgetting {

@@ -11,7 +11,7 @@ use crate::signed::{self, Kind};
 use crate::write::Lease;
 use crate::{BackupId, RepositoryError};
 use bytes::Bytes;
-use essrun_store::{ObjectName, Outcome};
+use essrun_store::{Cause, ObjectName, Outcome};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -98,14 +98,23 @@ pub(crate) async fn undo(core: &Arc<Core>, manifest: &Manifest, grace: Duration)
         return Err(gone(missing));
     }
     let lease = Lease::begin(core.clone(), backup.clone()).await?;
-    core.store.delete(&object).await?;
-    let missing = missing_of(core, manifest).await?;
-    if !missing.is_empty() {
+    lease.commits();
+    let undone = async {
+        core.store.delete(&object).await?;
+        let missing = missing_of(core, manifest).await?;
+        if missing.is_empty() {
+            return Ok::<(), RepositoryError>(());
+        }
         core.store.put_new(&object, bytes).await?;
-        return Err(gone(missing));
+        lease.committed();
+        Err(gone(missing))
+    };
+    let undone = undone.await;
+    if undone.is_ok() {
+        lease.committed();
     }
-    lease.end().await;
-    Ok(())
+    lease.close().await;
+    undone
 }
 
 /// What a backup needs and the store does not list in full size, its manifest included.
@@ -116,7 +125,7 @@ async fn missing_of(core: &Core, manifest: &Manifest) -> Result<Vec<String>, Rep
     let list = manifest.list.object()?;
     let mut needed = match crate::read::read_list(core, &manifest.list).await {
         Ok(needed) => needed,
-        Err(RepositoryError::Store(e)) if e.cause == essrun_store::Cause::Missing => return Ok(vec![list.to_string()]),
+        Err(RepositoryError::Store(e)) if e.cause == Cause::Missing => return Ok(vec![list.to_string()]),
         Err(e) => return Err(e),
     };
     let there: HashMap<String, u64> = core
@@ -164,6 +173,8 @@ pub(crate) async fn read_all(core: &Core) -> Result<(Tombstones, Vec<(ObjectName
             Ok((writer, tombstone)) => {
                 good.insert((writer, tombstone.claim.sequence), tombstone);
             }
+            // Taken back between the listing and now.
+            Err(RepositoryError::Store(e)) if e.cause == Cause::Missing => {}
             Err(e @ RepositoryError::Store(_)) => return Err(e),
             Err(e) => bad.push((info.name, e)),
         }

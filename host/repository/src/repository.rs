@@ -172,7 +172,20 @@ impl Repository {
 
     /// Forgets a backup: sets its tombstone. What only it needs goes with a later [`Repository::prune`].
     pub async fn forget(&self, backup: &BackupId, reason: &str) -> Result<(), RepositoryError> {
-        forget::set(&self.core, &self.find(backup.as_str()).await?, reason).await
+        self.forget_all(&[(backup.clone(), reason.to_owned())]).await
+    }
+
+    /// Forgets backups, each for its reason, in this order, at the cost of one look at the repository and two requests
+    /// for each. Where one fails, those before it are forgotten.
+    pub async fn forget_all(&self, backups: &[(BackupId, String)]) -> Result<(), RepositoryError> {
+        let seen = self.seen(false).await?;
+        for (backup, reason) in backups {
+            let of_that_name = seen.iter().filter(|s| s.claim.backup == *backup).cloned().collect();
+            let found = Self::pick(backup.as_str(), of_that_name)?;
+            let bytes = self.core.store.get(&found.object).await?;
+            forget::set(&self.core, &Manifest::read(&self.core, &found.object, &bytes)?, reason).await?;
+        }
+        Ok(())
     }
 
     /// Brings a forgotten backup back, within the grace time that prunes are run with. Gives its name.

@@ -144,10 +144,11 @@ pub(crate) async fn put_list(core: &Core, objects: &BTreeSet<String>) -> Result<
     for _ in 0..100 {
         let list = ListName(Sum::of(text.as_bytes()));
         let object = list.object()?;
-        let outcome = core.store.put_new(&object, Bytes::from(text.clone())).await?;
-        // The same list, of a backup that was forgotten, may be about to be pruned: it must not be relied on. Another
-        // with the same meaning has another name.
-        if outcome == Outcome::Created || !prune::marked(core).await?.contains(object.as_str()) {
+        core.store.put_new(&object, Bytes::from(text.clone())).await?;
+        // The same list, of a backup that was forgotten, may be about to be pruned, and it must not be relied on. That it
+        // was created says nothing: a store that tried again says so of one that was there, and a mark may outlive what
+        // it names. Another list with the same meaning has another name.
+        if !prune::marked(core).await?.contains(object.as_str()) {
             return Ok((list, objects.len() as u64, bytes));
         }
         let again = text.lines().next_back().unwrap_or_default().to_owned();

@@ -38,6 +38,21 @@ pub async fn run(
     options: BackupOptions,
     reporter: Arc<dyn Reporter>,
 ) -> Result<(), PipelineError> {
+    let mut begun = None;
+    let done = attempt(pipeline, options, reporter, &mut begun).await;
+    // Waited for: the process may be about to end, and others would wait for the lease of what runs no more.
+    if let (Err(_), Some(backup)) = (&done, begun) {
+        backup.abandon().await;
+    }
+    done
+}
+
+async fn attempt(
+    pipeline: &Pipeline,
+    options: BackupOptions,
+    reporter: Arc<dyn Reporter>,
+    begun: &mut Option<Arc<Backup>>,
+) -> Result<(), PipelineError> {
     let started_at = time::now();
     let engine = load::engine(pipeline)?;
     let policy = Policy::load(pipeline, &engine).await?;
@@ -68,6 +83,7 @@ pub async fn run(
         sensitivity: essrun_artifact::Sensitivity::Secret,
     };
     let backup = Arc::new(repository.begin(start).await.map_err(PipelineError::repository)?);
+    *begun = Some(backup.clone());
     take::everything(&repository, &backup, &mut opened, &options, pipeline, &reporter).await?;
 
     if opened.components.iter().all(|c| c.failed.is_some()) {

@@ -63,9 +63,19 @@ impl Backup {
         let id = BackupId::make(time);
         // First be seen, then look: see the leases' own page.
         let lease = Lease::begin(core.clone(), id.clone()).await?;
-        let usable = sync::own_packs(&core).await?;
-        // Seen early, so that a swapped head fails the run before the work rather than after.
-        manifest::own_head(&core, &writer.id()).await?;
+        let looked = async {
+            let usable = sync::own_packs(&core).await?;
+            // Seen early, so that a swapped head fails the run before the work rather than after.
+            manifest::own_head(&core, &writer.id()).await?;
+            Ok::<_, RepositoryError>(usable)
+        };
+        let usable = match looked.await {
+            Ok(usable) => usable,
+            Err(e) => {
+                lease.close().await;
+                return Err(e);
+            }
+        };
         let index = core.index()?;
         let flow = Arc::new(Flow::new(core.clone(), index.clone(), usable)?);
         let fetcher = Fetcher::new(core.clone(), index, flow.usable.clone(), flow.naming_key);
@@ -92,6 +102,11 @@ impl Backup {
     /// What was recorded so far.
     pub fn recorded(&self) -> Vec<ArtifactRecord> {
         self.artifacts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives the backup up: whoever waits for it need not any longer. What was stored is found again by the next run.
+    pub async fn abandon(&self) {
+        self.lease.close().await;
     }
 
     /// Commits: waits for all uploads, then writes the manifest. Refused when a lane was dropped unclosed, when lanes
@@ -187,6 +202,7 @@ impl Backup {
             let bytes = signed::write(Kind::Manifest, &claim, &sealed, key)?;
             self.lease.still_held()?;
             let ours = Manifest::read(core, &object, &bytes)?;
+            self.lease.commits();
             match core.store.put_new(&object, bytes.clone()).await {
                 Ok(Outcome::Created) => return Ok(ours),
                 Ok(Outcome::AlreadyThere) => {
@@ -194,6 +210,7 @@ impl Backup {
                     if core.store.get(&object).await? == bytes {
                         return Ok(ours);
                     }
+                    self.lease.committed();
                     tracing::debug!(%object, "another run was faster; trying the next place in the chain");
                 }
                 Err(e) => match core.store.get(&object).await {

@@ -179,18 +179,25 @@ pub(crate) async fn rewrite(
     }
     // First be seen, then look: as a backup does.
     let lease = Lease::begin(work.core.clone(), BackupId::make(jiff::Timestamp::now())).await?;
-    let ours = work.ours().await?;
-    work.choose(&ours).await?;
-    let replaced = work.write_packs(progress).await?;
-    lease.still_held()?;
-    work.revise(&replaced).await?;
-    work.annotations(true).await?;
-    lease.end().await;
+    let done = work.carry_out(&lease, progress).await;
+    lease.close().await;
+    done?;
     work.report.done = true;
     Ok(work.report)
 }
 
 impl Work<'_> {
+    async fn carry_out(&mut self, lease: &Lease, progress: &dyn Progress) -> Result<(), RepositoryError> {
+        let ours = self.ours().await?;
+        self.choose(&ours).await?;
+        let replaced = self.write_packs(progress).await?;
+        lease.still_held()?;
+        lease.commits();
+        self.revise(&replaced).await?;
+        lease.committed();
+        self.annotations(true).await
+    }
+
     fn is_current(&self, meta: bool, recipients: &[String]) -> bool {
         let sealed_to: BTreeSet<&String> = recipients.iter().collect();
         let wanted = if meta { &self.meta } else { &self.data };
