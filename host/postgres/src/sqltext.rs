@@ -65,6 +65,35 @@ impl<'a> Tokens<'a> {
         None
     }
 
+    /// The end of a string with escapes that begins at `from` (after the opening quote). One that goes on on another line
+    /// goes on with escapes.
+    fn escaped(&self, from: usize) -> Option<usize> {
+        let mut end = self.quoted(from, b'\'', true)?;
+        while let Some(next) = self.continued(end) {
+            end = self.quoted(next, b'\'', true)?;
+        }
+        Some(end)
+    }
+
+    /// Where the string that ended at `from` goes on, after its opening quote: at least one line end between, and nothing
+    /// else but white space and comments to the end of a line.
+    fn continued(&self, from: usize) -> Option<usize> {
+        let (mut at, mut line_end) = (from, false);
+        loop {
+            match self.byte(at) {
+                b'\'' if line_end => return Some(at + 1),
+                b'\n' | b'\r' => (line_end, at) = (true, at + 1),
+                b' ' | b'\t' | 0x0b | 0x0c => at += 1,
+                b'-' if self.byte(at + 1) == b'-' => {
+                    while at < self.text.len() && !matches!(self.byte(at), b'\n' | b'\r') {
+                        at += 1;
+                    }
+                }
+                _ => return None,
+            }
+        }
+    }
+
     fn comment(&self, from: usize) -> Option<usize> {
         let (mut depth, mut at) = (1u32, from);
         while at < self.text.len() {
@@ -140,7 +169,7 @@ impl Iterator for Tokens<'_> {
                 .map(|at| (Kind::Literal, at))
                 .ok_or(unclosed_string)
         } else if matches!(b, b'e' | b'E') && next == b'\'' {
-            self.quoted(from + 2, b'\'', true)
+            self.escaped(from + 2)
                 .map(|at| (Kind::Literal, at))
                 .ok_or(unclosed_string)
         } else if b == b'"' {
@@ -159,7 +188,11 @@ impl Iterator for Tokens<'_> {
             while self.byte(at).is_ascii_alphanumeric() || self.byte(at) == b'_' {
                 at += 1;
             }
-            Ok((Kind::Char(b'0'), at))
+            // What begins there is a string to some servers, and the end of another's name to others.
+            match self.byte(at) {
+                b'\'' | b'"' | b'$' => Err("a number runs into a quote"),
+                _ => Ok((Kind::Char(b'0'), at)),
+            }
         } else if b == b'$' {
             match self.dollar(from) {
                 Some(Ok(at)) => Ok((Kind::Literal, at)),
@@ -201,6 +234,14 @@ pub(crate) fn closed(fragment: &str) -> Result<(), &'static str> {
             }
             Kind::Char(b';') => return Err("it holds a semicolon"),
             Kind::Char(b'\\') => return Err("it holds a backslash outside a string"),
+            // What such a name means cannot be seen without undoing the escapes, and nothing honest needs them.
+            Kind::Literal | Kind::Quoted
+                if fragment
+                    .get(..token.at.start)
+                    .is_some_and(|t| t.ends_with("U&") || t.ends_with("u&")) =>
+            {
+                return Err("it spells a name or a string by code points (U&)");
+            }
             _ => {}
         }
     }
@@ -305,6 +346,8 @@ mod tests {
             "SELECT $a$ ) ; $a$, E'\\')', \"we)ird\" /* ( /* nested */ */",
             "a = ANY(ARRAY[1])",
             "SELECT $1",
+            "SELECT E'a'\n'\\')'",
+            "SELECT 'a'\n'\\', (1)",
         ] {
             assert_eq!(closed(good), Ok(()), "{good}");
         }
@@ -323,6 +366,13 @@ mod tests {
             "SELECT 1 \\g",
             "SELECT 1\0",
             "SELECT x[1) UNION SELECT (2]",
+            "SELECT U&\"a\"",
+            "SELECT u&'a'",
+            "SELECT 1'a'",
+            "SELECT $1a$x$ + 1",
+            // The string goes on with escapes: what looks like a second string is none.
+            "SELECT E'a'\n'\\'') -- '",
+            "SELECT E'a' -- c\r \n'\\'') -- '",
         ] {
             assert!(closed(bad).is_err(), "{bad}");
         }

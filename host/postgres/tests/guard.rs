@@ -4,6 +4,7 @@
 mod common;
 
 use common::{connection, create};
+use essrun_postgres::dump::{self, DumpRequest, RowFilter};
 use essrun_postgres::{Cell, Error, Inspector, QueryLimits, SnapshotGroup, TableKind};
 use essrun_testkit::postgres::Cluster;
 use std::time::Duration;
@@ -15,6 +16,14 @@ const TABLES: &str =
   CREATE FUNCTION sly() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT pg_sleep(100)::text';
   CREATE FUNCTION fine(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT x + 1';
   CREATE VIEW hidden_evil AS SELECT public.evil() AS e; CREATE EXTENSION dblink; CREATE ROLE weak LOGIN;
+  CREATE VIEW deep_evil AS SELECT * FROM (VALUES (1), (public.evil())) AS x (e); CREATE VIEW deeper AS SELECT e FROM deep_evil;
+  CREATE FUNCTION sly_op(int, int) RETURNS int LANGUAGE plpgsql VOLATILE AS 'BEGIN PERFORM pg_notify($$a$$, $$op$$); RETURN 1; END';
+  CREATE OPERATOR <@@> (LEFTARG = int, RIGHTARG = int, FUNCTION = sly_op); CREATE AGGREGATE sly_sum(int) (SFUNC = sly_op, STYPE = int, INITCOND = '0');
+  CREATE TYPE kind AS ENUM ('a'); CREATE FUNCTION sly_cast(kind) RETURNS int LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN evil(); END';
+  CREATE CAST (kind AS int) WITH FUNCTION sly_cast(kind); CREATE FUNCTION a_kind() RETURNS kind LANGUAGE sql IMMUTABLE AS $$ SELECT 'a'::public.kind $$;
+  CREATE TYPE pair AS (k kind, n int); CREATE TABLE kinds AS SELECT 'a'::kind AS k, '{a}'::kind[] AS ks, ROW('a', 1)::pair AS one;
+  CREATE FUNCTION sly_check(int) RETURNS bool LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN evil() > 0; END';
+  CREATE DOMAIN checked AS int CHECK (sly_check(VALUE)); CREATE DOMAIN twice AS checked; CREATE EXTENSION tablefunc;
   GRANT SELECT ON ALL TABLES IN SCHEMA public TO weak; SELECT lo_from_bytea(5, 'x'); ANALYZE";
 
 fn limits() -> QueryLimits {
@@ -79,6 +88,43 @@ async fn hostile_queries_are_refused() {
         "SELECT \"pg_sleep\"(100)",
         "SELECT 'a\n' || pg_sleep(1)::text",
         "SELECT 'it''s\n''' || pg_sleep(1)::text",
+        // Where the server's plan names no function.
+        "SELECT column1 FROM (VALUES (pg_read_file('PG_VERSION')), ('x')) v",
+        "VALUES (pg_notify('a', 'b')::text), ('x')",
+        "SELECT id FROM public.t LIMIT (CASE WHEN pg_notify('a', 'b') IS NULL THEN 1 ELSE 2 END)",
+        "SELECT id FROM public.t LIMIT length(pg_read_file('PG_VERSION'))",
+        "SELECT id FROM public.t OFFSET length(pg_read_file('PG_VERSION'))",
+        "SELECT id FROM public.t FETCH FIRST (length(pg_read_file('PG_VERSION'))) ROWS ONLY",
+        "SELECT sum(id) OVER (ORDER BY id ROWS length(pg_read_file('PG_VERSION')) PRECEDING) FROM public.t",
+        "SELECT sum(id) OVER w FROM public.t WINDOW w AS (ORDER BY id ROWS BETWEEN CURRENT ROW AND pg_try_advisory_lock(1)::int FOLLOWING)",
+        "SELECT id FROM public.t TABLESAMPLE bernoulli (pg_try_advisory_lock(1)::int)",
+        "SELECT id FROM public.t TABLESAMPLE system (1) REPEATABLE (pg_try_advisory_lock(1)::int)",
+        // However the name is written.
+        "SELECT column1 FROM (VALUES (\"pg_try_advisory_lock\"(1)), (true)) v",
+        "SELECT column1 FROM (VALUES (pg_catalog . \"pg_try_advisory_lock\" /* ( */ -- (\n (1)), (true)) v",
+        "SELECT column1 FROM (VALUES (s.pg_catalog.pg_try_advisory_lock(1)), (true)) v",
+        "SELECT column1 FROM (VALUES (PG_Try_Advisory_Lock (1)), (true)) v",
+        "SELECT column1 FROM (VALUES (U&\"pg_try_advisory\\005flock\"(1)), (true)) v",
+        "SELECT column1 FROM (VALUES (E'a'\n'\\'', pg_try_advisory_lock(1)), ('x', true)) v",
+        // Through what the database has.
+        "SELECT e FROM public.deep_evil",
+        "SELECT e FROM public.deeper",
+        "SELECT column1 FROM (VALUES (1 OPERATOR(public.<@@>) 2), (3)) v",
+        "SELECT column1 FROM (VALUES ((SELECT public.sly_sum(id) FROM public.t)), (3)) v",
+        "SELECT column1 FROM (VALUES ('a'::public.kind::int), (3)) v",
+        "SELECT column1 FROM (VALUES ((SELECT k::integer FROM public.kinds)), (3)) v",
+        "SELECT column1 FROM (VALUES ((SELECT (ks::int[])[1] FROM public.kinds)), (3)) v",
+        "SELECT column1 FROM (VALUES ((SELECT ((one).k)::int4 FROM public.kinds)), (3)) v",
+        "SELECT column1 FROM (VALUES ((public.a_kind())::int), (3)) v",
+        "SELECT column1 FROM (VALUES (1::public.checked::text), ('x')) v",
+        "SELECT column1 FROM (VALUES (1::public.twice::text), ('x')) v",
+        "SELECT public.sly_sum(id) FROM public.t",
+        // Stable, says its extension, and runs what it is given.
+        "SELECT a FROM public.crosstab('SELECT ''r'', ''c'', pg_notify(''a'', ''b'')::text') AS c (r text, a text)",
+        // Passwords.
+        "SELECT rolname FROM pg_catalog.pg_authid",
+        "SELECT passwd FROM \"pg_shadow\"",
+        "SELECT table_to_xml('pg_catalog.pg_authid', true, true, '')::text",
         "SELECT public.evil()",
         "SELECT public.sly()",
         "SELECT * FROM public.hidden_evil",
@@ -118,6 +164,33 @@ async fn hostile_queries_are_refused() {
             Err(e) => Err(e),
         };
         assert!(matches!(got, Err(Error::Invalid(_))), "{sql}: {got:?}");
+    }
+    // A row filter is a guest's as well, and runs in a COPY.
+    for keep_where in [
+        "pg_read_file('PG_VERSION') IS NOT NULL",
+        "pg_try_advisory_lock(1)",
+        "pg_notify('a', 'b') IS NULL",
+        "public.evil() > 0",
+        "id IN (SELECT column1 FROM (VALUES (length(pg_read_file('PG_VERSION'))), (1)) v)",
+        "EXISTS (SELECT 1 LIMIT pg_try_advisory_lock(1)::int)",
+        "EXISTS (SELECT e FROM public.deeper)",
+        "id OPERATOR(public.<@@>) 1 > 0",
+        "U&\"pg_try_advisory\\005flock\"(1)",
+        "EXISTS (SELECT FROM pg_catalog.pg_authid)",
+    ] {
+        let request = DumpRequest {
+            row_filters: vec![RowFilter {
+                table: "public.t".to_owned(),
+                keep_where: keep_where.to_owned(),
+                why: "a trick".to_owned(),
+            }],
+            ..DumpRequest::default()
+        };
+        let planned = dump::plan(snapshot, &request).await;
+        assert!(
+            matches!(&planned, Err(Error::Invalid(why)) if why.contains("the row filter of public.t")),
+            "{keep_where}: {planned:?}"
+        );
     }
     group.check().await.unwrap();
     assert_eq!(cluster.psql("s", "SELECT count(*) FROM t").unwrap(), "2500");
@@ -217,6 +290,25 @@ async fn honest_queries_are_answered() {
         Cell::Integer(1)
     );
     assert_eq!(all("SELECT ';--' || '/*'", vec![]).await[0][0], text(";--/*"));
+    // What looks like what is refused, and is not.
+    assert_eq!(
+        all(
+            "SELECT t.id FROM public.t TABLESAMPLE system (100) REPEATABLE (1) LIMIT greatest(1, length('pg_sleep(1)'))",
+            vec![]
+        )
+        .await
+        .len(),
+        11
+    );
+    assert_eq!(
+        all(
+            "SELECT lower((SELECT w.v FROM public.w WHERE w.id OPERATOR(pg_catalog.=) 1)), sum(id) OVER (ROWS 1 PRECEDING) \
+             FROM (VALUES (1, 'pg_notify'), (abs(-2), E'it''s'\n'\\'pg_sleep(1)')) AS q (id, b) OFFSET 1",
+            vec![]
+        )
+        .await,
+        [[text("v1"), Cell::Integer(3)]]
+    );
 
     let ordered = all("SELECT id FROM public.t ORDER BY id DESC LIMIT 3", vec![]).await;
     assert_eq!(

@@ -412,21 +412,12 @@ fn split(blocks: u32, wanted: u64) -> Vec<PlannedPart> {
         .collect()
 }
 
-/// A condition from outside must be closed in itself and fit the table.
+/// A condition from outside must be closed in itself, fit the table and only look.
 async fn check_filter(session: &crate::Session, table: &TableName, condition: &str) -> Result<()> {
     sqltext::closed(condition)
         .map_err(|why| Error::Invalid(format!("the row filter of {table} is not one closed condition: {why}")))?;
-    session
-        .prepare(&format!(
-            "SELECT 1 FROM ONLY {} WHERE (\n{condition}\n)",
-            table.quoted()
-        ))
-        .await
-        .map_err(|e| match e.as_db_error() {
-            Some(db) => Error::Invalid(format!("the row filter of {table} was refused: {}", db.message())),
-            None => session.error("row filter", &e),
-        })?;
-    Ok(())
+    let what = format!("the row filter of {table}");
+    crate::inspect::refuse_filter(session, &what, &table.quoted(), condition).await
 }
 
 /// How many there are; an error when any cannot be read, since leaving them out would lose them silently.

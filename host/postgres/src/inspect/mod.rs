@@ -5,13 +5,15 @@
 //! rest of the guard. It never writes.
 
 mod cell;
+mod effects;
 mod info;
 mod query;
 
 pub use cell::Cell;
+pub(crate) use effects::{May, refuse as refuse_calls};
 pub use info::{DatabaseInfo, RoleDangers, TableInfo, TableKind};
-pub(crate) use query::counted;
 pub use query::{QueryLimits, Rows};
+pub(crate) use query::{counted, refuse_filter};
 
 use crate::connection::{Connection, Session};
 use crate::error::Result;

@@ -3,10 +3,10 @@
 //! What holds a hostile query: it is prepared alone first, so it must be one complete statement; its parentheses and
 //! quotes must be closed in themselves; it runs only as `SELECT … FROM (<query>)` in a read-only transaction through
 //! the extended protocol, so it can neither end the transaction nor COPY nor write; functions with side effects are
-//! found in the server's own plan and refused; it runs in a connection of its own that is thrown away; every cell,
-//! row, byte and second is counted.
+//! found in its text and in the server's own plan, and refused; it runs in a connection of its own that is thrown away;
+//! every cell, row, byte and second is counted.
 
-use super::{Cell, Inspector};
+use super::{Cell, Inspector, effects};
 use crate::connection::Session;
 use crate::error::{Error, Result};
 use crate::sqltext;
@@ -47,24 +47,6 @@ impl Default for QueryLimits {
         }
     }
 }
-
-/// Volatile functions of the server that only look, or whose effect ends with the query.
-const HARMLESS: &[&str] = &[
-    "random",
-    "clock_timestamp",
-    "timeofday",
-    "gen_random_uuid",
-    "statement_timestamp",
-    "pg_relation_size",
-    "pg_table_size",
-    "pg_indexes_size",
-    "pg_total_relation_size",
-    "pg_database_size",
-    "pg_tablespace_size",
-    "pg_sequence_last_value",
-    "pg_control_system",
-    "pg_stat_get_activity",
-];
 
 /// A query's rows, read page by page. Dropping it ends the query.
 pub struct Rows {
@@ -134,6 +116,7 @@ async fn open(
     params: Vec<Cell>,
     limits: &QueryLimits,
 ) -> Result<(Vec<String>, Vec<Type>, RowStream)> {
+    effects::refuse(session, "the query", sql, effects::May::Look).await?;
     // Alone first: what is no complete statement by itself fails here, whatever it would become between parentheses.
     let alone = session.prepare(sql).await.map_err(|e| guest_error(session, &e))?;
     if alone.params().len() != params.len() {
@@ -234,7 +217,7 @@ pub(crate) async fn counted(session: &Session, sql: &str, limits: &QueryLimits) 
         .ok_or_else(|| Error::Invalid("the count gives no number of rows".to_owned()))
 }
 
-/// Looks up every function the server's plan would call and refuses those that do more than compute.
+/// Refuses what the server's plan shows to do more than compute: the rest of what [`effects::refuse`] does with the text.
 async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], params: &[Cell]) -> Result<()> {
     let explain = session
         .prepare_typed(&format!("EXPLAIN (VERBOSE, COSTS OFF) {wrapped}"), types)
@@ -247,66 +230,22 @@ async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], p
         .map_err(|e| guest_error(session, &e))?;
     // As one text: a literal with a line feed in it spans rows of the answer.
     let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
-    let found = calls(&plan.join("\n"))
-        .map_err(|why| Error::Invalid(format!("the server's plan of the query cannot be read: {why}")))?;
-    let (schemas, names): (Vec<String>, Vec<String>) = found.into_iter().unzip();
-    let found = session
-        .query(
-            "SELECT DISTINCT p.proname::text FROM unnest($1::text[], $2::text[]) AS f(s, n) \
-             JOIN pg_catalog.pg_proc p ON p.proname = f.n::name \
-             JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = f.s::name \
-             WHERE p.provolatile = 'v' AND NOT (n.nspname = 'pg_catalog' AND p.proname = ANY ($3::text[])) \
-             ORDER BY 1",
-            &[&schemas, &names, &HARMLESS],
-        )
-        .await
-        .map_err(|e| session.error("check the query's functions", &e))?;
-    match found.first() {
-        None => Ok(()),
-        Some(row) => Err(Error::Invalid(format!(
-            "the query calls {}(), which may have effects beyond reading, and guests may only read",
-            row.get::<_, &str>(0)
-        ))),
-    }
+    effects::refuse_plan(session, "the query", &plan.join("\n")).await
 }
 
-/// Function calls in a plan, as (schema, name). The search_path is empty, so what is written without a
-/// schema is the server's own.
-fn calls(plan: &str) -> Result<Vec<(String, String)>, &'static str> {
-    let mut out = Vec::new();
-    let mut path: Vec<String> = Vec::new();
-    let mut dotted = false;
-    for token in sqltext::Tokens::new(plan) {
-        let token = token?;
-        let text = plan.get(token.at).unwrap_or("");
-        match token.kind {
-            sqltext::Kind::Word | sqltext::Kind::Quoted => {
-                if !dotted {
-                    path.clear();
-                }
-                path.push(match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
-                    Some(name) => name.replace("\"\"", "\""),
-                    None => text.to_owned(),
-                });
-                dotted = false;
-            }
-            sqltext::Kind::Char(b'.') => dotted = true,
-            sqltext::Kind::Char(b'(') => {
-                match path.as_slice() {
-                    [.., schema, name] => out.push((schema.clone(), name.clone())),
-                    [name] => out.push(("pg_catalog".to_owned(), name.clone())),
-                    [] => {}
-                }
-                path.clear();
-                dotted = false;
-            }
-            _ => {
-                path.clear();
-                dotted = false;
-            }
-        }
-    }
-    Ok(out)
+/// The same for a condition on a table's rows, which is not a guest's whole query.
+pub(crate) async fn refuse_filter(session: &Session, what: &str, table: &str, condition: &str) -> Result<()> {
+    effects::refuse(session, what, condition, effects::May::Look).await?;
+    let explain = format!("EXPLAIN (VERBOSE, COSTS OFF) SELECT 1 FROM ONLY {table} WHERE (\n{condition}\n)");
+    let plan = session
+        .query(explain.as_str(), &[])
+        .await
+        .map_err(|e| match e.as_db_error() {
+            Some(db) => Error::Invalid(format!("{what} was refused: {}", db.message())),
+            None => session.error("row filter", &e),
+        })?;
+    let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
+    effects::refuse_plan(session, what, &plan.join("\n")).await
 }
 
 /// The server's word on a guest's query: the query's own faults are `Invalid`, time is `Limit`, the rest is ours.
@@ -434,21 +373,4 @@ impl std::fmt::Debug for Rows {
 
 fn size(row: &[Cell]) -> usize {
     row.iter().map(Cell::size).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::calls;
-
-    #[test]
-    fn calls_are_found_in_plans() {
-        let got = calls("  Output: (pg_sleep('1'::double precision))::text, public.\"F o\"(x), count(*), 'x(\n' || a")
-            .unwrap();
-        let want = [("pg_catalog", "pg_sleep"), ("public", "F o"), ("pg_catalog", "count")];
-        assert_eq!(got, want.map(|(a, b)| (a.to_owned(), b.to_owned())));
-        assert_eq!(
-            calls("  Function Call: lo_export('1'::oid, '/x'::text)").unwrap().len(),
-            1
-        );
-    }
 }
