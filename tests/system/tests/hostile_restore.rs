@@ -40,7 +40,13 @@ const BACK: &[(&str, i32, &str)] = &[
     ("back-sql-role", 5, "run-sql"),
     ("back-sql-config", 5, "it names set_config"),
     ("back-sql-program", 5, "run-sql"),
-    ("back-sql-file", 5, "permission denied"),
+    ("back-sql-file", 5, "it calls pg_read_file()"),
+    ("back-sql-unicode", 5, "by code points"),
+    ("back-sql-text", 5, "it calls query_to_xml()"),
+    ("back-sql-database", 5, "it may alter only TABLE"),
+    ("back-sql-rename", 5, "it may alter only TABLE"),
+    ("back-sql-password", 5, "it may alter only TABLE"),
+    ("back-sql-notify", 5, "it calls pg_notify()"),
     ("back-sql-block", 5, "run-sql"),
     ("back-owner-above", 5, ".."),
     ("back-owner-root", 5, "/etc/passwd"),
@@ -110,11 +116,11 @@ fn now_does(site: &Site, deed: &str) {
     std::fs::write(&file, format!("{before}settings.deed = \"{deed}\"\n")).unwrap();
 }
 
-/// What is live: rows, the sequence, files.
+/// What is live: rows, the sequence, the database's settings, files.
 fn live(site: &Site) -> (String, String) {
     let rows = site.sql(
         "shop",
-        "SELECT count(*), min(id), (SELECT last_value FROM item_id_seq) FROM item",
+        "SELECT count(*), min(id), (SELECT last_value FROM item_id_seq), (SELECT count(*) FROM pg_db_role_setting) FROM item",
     );
     (rows, tree(&site.path().join("files")))
 }

@@ -7,7 +7,7 @@ use super::service;
 use crate::connection::{Connection, Session};
 use crate::dump::DatabaseFacts;
 use crate::error::{Error, Result};
-use crate::inspect::Inspector;
+use crate::inspect::{Inspector, May, refuse_calls};
 use crate::names::{TableName, quote_ident};
 use crate::sqltext;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ pub struct RestoreReport {
 const RUNNABLE: &[&str] = &[
     "SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "ALTER", "REFRESH", "ANALYZE",
 ];
+/// What may be altered: parts of this database. Databases and roles are the whole server's, the live database's too.
+const ALTERABLE: &[&str] = &["TABLE", "SEQUENCE", "INDEX", "VIEW", "TYPE"];
 
 impl Restored {
     pub(super) fn new(scratch: Scratch, report: RestoreReport, facts: DatabaseFacts, owner: String) -> Self {
@@ -90,28 +92,11 @@ impl Restored {
     }
 
     /// Runs statements in the restored database, as its owner, in one transaction. Each must be one statement that
-    /// reads or changes data or definitions; what would end the transaction or change the role is refused. `false`:
-    /// they ran before the restore was stopped, and were not run again.
+    /// reads or changes data or definitions of this database; what would end the transaction, change the role or reach
+    /// beyond the database is refused. `false`: they ran before the restore was stopped, and were not run again.
     pub async fn run_sql(&self, statements: &[String]) -> Result<bool> {
         for sql in statements {
-            let invalid = |why: &str| Error::Invalid(format!("a run-sql statement was refused: {why}"));
-            sqltext::closed(sql).map_err(invalid)?;
-            let parsed = sqltext::statements(&format!("{sql}\n;")).map_err(|why| invalid(&why))?;
-            let word = parsed
-                .first()
-                .and_then(|s| s.words.first())
-                .cloned()
-                .unwrap_or_default();
-            if !RUNNABLE.contains(&word.as_str()) {
-                return Err(invalid(&format!("it must begin with one of {}", RUNNABLE.join(", "))));
-            }
-            let tokens = sqltext::Tokens::new(sql).flatten();
-            if tokens
-                .into_iter()
-                .any(|t| sql.get(t.at).unwrap_or("").to_lowercase().contains("set_config"))
-            {
-                return Err(invalid("it names set_config"));
-            }
+            admissible(sql)?;
         }
         let session = Session::open(self.scratch.connection()).await?;
         let step = Step::sql(statements);
@@ -127,12 +112,23 @@ impl Restored {
         session.run("begin", "BEGIN").await?;
         let before = storage(&session).await?;
         let role = format!("SET LOCAL ROLE {}", quote_ident(&self.owner));
+        for sql in statements {
+            refuse_calls(&session, "a run-sql statement", sql, May::Mend).await?;
+        }
         session.run("role", &role).await?;
+        let ours = roles(&session).await?;
         for sql in statements {
             session
                 .execute(sql.as_str(), &[])
                 .await
                 .map_err(|e| session.error("run-sql", &e))?;
+            // A function of the database's own may have changed it. Returning ends the session, and with it the transaction.
+            if roles(&session).await? != ours {
+                return Err(Error::Invalid(
+                    "a run-sql statement was refused: it changed the role it runs as; nothing of it was kept"
+                        .to_owned(),
+                ));
+            }
         }
         session.run("role", "RESET ROLE").await?;
         let mut notes = vec![step.note()];
@@ -164,6 +160,38 @@ impl Restored {
     pub async fn drop_scratch(self) -> Result<()> {
         self.scratch.drop_database().await
     }
+}
+
+/// Refuses what is not one statement of the kinds that a plan may run.
+fn admissible(sql: &str) -> Result<()> {
+    let invalid = |why: &str| Error::Invalid(format!("a run-sql statement was refused: {why}"));
+    sqltext::closed(sql).map_err(invalid)?;
+    let parsed = sqltext::statements(&format!("{sql}\n;")).map_err(|why| invalid(&why))?;
+    let words = parsed.first().map(|s| s.words.as_slice()).unwrap_or_default();
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    if !RUNNABLE.contains(&word(0)) {
+        return Err(invalid(&format!("it must begin with one of {}", RUNNABLE.join(", "))));
+    }
+    if word(0) == "ALTER" && !ALTERABLE.contains(&word(1)) {
+        return Err(invalid(&format!("it may alter only {}", ALTERABLE.join(", "))));
+    }
+    let mut tokens = sqltext::Tokens::new(sql).flatten();
+    if tokens.any(|t| sql.get(t.at).unwrap_or("").to_lowercase().contains("set_config")) {
+        return Err(invalid("it names set_config"));
+    }
+    Ok(())
+}
+
+/// The role in force, the session's, and the one that was set.
+async fn roles(session: &Session) -> Result<[String; 3]> {
+    let row = session
+        .query_one(
+            "SELECT current_user::text, session_user::text, pg_catalog.current_setting('role')",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error("role", &e))?;
+    Ok([row.get(0), row.get(1), row.get(2)])
 }
 
 /// Where each table's rows are stored: another place after a TRUNCATE or a rewrite.
