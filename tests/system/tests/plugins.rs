@@ -348,3 +348,42 @@ fn a_superusers_connection_is_not_for_plugins() {
     site.sql("postgres", "ALTER ROLE slack_user NOSUPERUSER");
     site.back_up().expect_success();
 }
+
+/// What a plugin's SQL and its looks go through in a restore and in a drill is a role of the same kind, whether or not its own
+/// database can be reached.
+#[test]
+fn a_superuser_does_not_restore_for_plugins() {
+    let wasm = plugins::slack_bridge();
+    let mut site = site(&wasm, &pinned(&wasm));
+    site.back_up().expect_success();
+    let admin = site.cluster.uri("postgres");
+    site.set_env("SLACK_ADMIN_DB", &admin);
+    let grant = "databases.main = { url-env = \"SLACK_DB\" }";
+    let with_admin =
+        "databases.main = { url-env = \"SLACK_DB\", admin-url-env = \"SLACK_ADMIN_DB\", owner = \"slack_user\" }";
+    edit(&site, grant, with_admin);
+    let before = site.databases();
+    let says = [
+        "slack",
+        "the role postgres that restores main is a superuser",
+        "admin-url-env",
+    ];
+    refused(site.with_identity("restore", &["--replace", "--yes"]), 4, &says);
+    refused(site.with_identity("restore", &["--replace", "--dry-run"]), 4, &says);
+    refused(site.with_identity("drill", &[]), 4, &says);
+    // Nobody is there whose own role could be looked at.
+    site.drop_database("slack");
+    refused(site.with_identity("restore", &["--yes"]), 4, &says);
+    let left: Vec<_> = before.into_iter().filter(|d| d != "slack").collect();
+    assert_eq!(site.databases(), left);
+
+    // A role for this alone.
+    site.sql(
+        "postgres",
+        "CREATE ROLE restorer LOGIN CREATEDB PASSWORD 'pw'; GRANT slack_user TO restorer",
+    );
+    let admin = site.cluster.uri_as("restorer:pw", "postgres");
+    site.set_env("SLACK_ADMIN_DB", &admin);
+    site.with_identity("restore", &["--yes"]).expect_success();
+    assert_eq!(site.sql("slack", "SELECT count(*) FROM message"), "5000");
+}

@@ -277,6 +277,7 @@ pub async fn all(
             "`essrun show` tells what it holds",
         ));
     }
+    targets::refuse_strong(&items).await?;
     Ok(Planned {
         id,
         body,

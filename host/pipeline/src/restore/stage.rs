@@ -345,6 +345,10 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
                     tracing::info!("{component}/{label} is not there now: {e}");
                     continue;
                 }
+                // It may have come up only since the restore was planned.
+                if item.loaded.third_party {
+                    crate::backup::open::refuse_dangers(component, label, &live).await?;
+                }
                 live
             }
         };
@@ -353,7 +357,8 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
     Ok(world)
 }
 
-fn live_connection(item: &Item, label: &str) -> Option<essrun_postgres::Connection> {
+/// How a component's database is reached as it is now.
+pub(super) fn live_connection(item: &Item, label: &str) -> Option<essrun_postgres::Connection> {
     match &item.loaded.config.databases.get(label)?.source {
         crate::config::DatabaseSource::Postgres(secret) => crate::instant::connection(secret).ok(),
         crate::config::DatabaseSource::Sqlite(_) => None,

@@ -2,13 +2,14 @@
 
 use super::RestoreOptions;
 use super::plan::{DatabaseTarget, Item, Precondition, Purpose, VolumeTarget};
+use super::stage::live_connection;
 use crate::body::Severity;
 use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::instant;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
-use essrun_postgres::Connection;
 use essrun_postgres::restore as pg;
+use essrun_postgres::{Connection, Inspector};
 use essrun_repository::OpenBackup;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,6 +168,50 @@ pub(super) async fn database(
         }
     }
     Ok(())
+}
+
+/// SQL of a plan runs, and verify looks, through the role that makes the new databases. For a component from elsewhere
+/// it must reach no further than the role of its grant may: what it is set to can be set back.
+pub(super) async fn refuse_strong(items: &[Item]) -> Result<(), PipelineError> {
+    for item in items.iter().filter(|i| i.loaded.third_party) {
+        for (label, target) in &item.databases {
+            refuse_strong_one(item.loaded.name(), label, target).await?;
+        }
+        // Of a peer that is restored too it sees what was restored, through the role of whoever restores it.
+        for (label, connection) in &item.peers {
+            for other in items {
+                for (other_label, target) in &other.databases {
+                    if live_connection(other, other_label).as_ref() == Some(connection) {
+                        refuse_strong_one(item.loaded.name(), label, target).await?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn refuse_strong_one(component: &str, label: &str, target: &DatabaseTarget) -> Result<(), PipelineError> {
+    let DatabaseTarget::Postgres { target, options, .. } = target else {
+        return Ok(());
+    };
+    // A database that is there before the restore; the role's rights are the whole server's.
+    let inspector = Inspector::new(target.with_database(&options.maintenance_database));
+    let found = inspector
+        .role_dangers()
+        .await
+        .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+    if found.dangers.is_empty() {
+        return Ok(());
+    }
+    Err(PipelineError::refused(
+        format!(
+            "component {component} comes from elsewhere, and the role {} that restores {label} {}",
+            found.role,
+            found.dangers.join(", ")
+        ),
+        "name in its `admin-url-env` or `admin-url-file` a role that is no superuser: one with CREATEDB that is a member of the owner",
+    ))
 }
 
 /// The connection that creates and renames databases, and the database it maintains them from, where that was given.
