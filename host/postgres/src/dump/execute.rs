@@ -2,10 +2,13 @@
 
 use super::plan::{DumpPlan, PlannedTable, locked_by_other};
 use super::report::{DatabaseFacts, DumpReport, TableMeta, TablePart, TableReport};
-use super::{Classify, KIND_DDL, KIND_FACTS, KIND_LARGE_OBJECTS, KIND_SEQUENCES, KIND_TABLE, copy, ddl, facts};
+use super::{
+    Classify, KIND_DDL, KIND_FACTS, KIND_LARGE_OBJECTS, KIND_SEQUENCES, KIND_TABLE, LARGE_OBJECT_RIGHTS, copy, ddl,
+    facts,
+};
 use crate::connection::Session;
 use crate::error::{Error, Result};
-use crate::names::{TableName, quote_literal};
+use crate::names::{TableName, quote_ident, quote_literal};
 use crate::snapshot::Snapshot;
 use bytes::Bytes;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupWriter, Content, Lane, LaneSpec, Progress};
@@ -349,7 +352,8 @@ async fn sequences(session: &Session, sequences: &[TableName]) -> Result<String>
     Ok(out)
 }
 
-/// All large objects in pieces of 256 KiB. The definitions make them, empty, with owner and rights.
+/// All large objects in pieces of 256 KiB, an empty one in one piece without bytes; and whose they are. Until 16 `pg_dump`
+/// has the latter among the definitions, since then among the data, which we do not take from it.
 async fn large_objects(work: &Work, session: &Session, lane: &mut Box<dyn Lane>, expected: u64) -> Result<()> {
     if expected == 0 {
         return Ok(());
@@ -360,7 +364,7 @@ async fn large_objects(work: &Work, session: &Session, lane: &mut Box<dyn Lane>,
          FROM (SELECT oid, pg_catalog.lo_open(oid, 262144) AS fd FROM pg_catalog.pg_largeobject_metadata \
                ORDER BY oid OFFSET 0) AS m, \
          LATERAL (SELECT pg_catalog.lo_lseek64(m.fd, 0, 2) AS size, pg_catalog.lo_close(m.fd) AS closed OFFSET 0) AS s, \
-         LATERAL pg_catalog.generate_series(0::int8, s.size - 1 + s.closed, 262144) AS g(at)) TO STDOUT";
+         LATERAL pg_catalog.generate_series(0::int8, GREATEST(s.size - 1 + s.closed, 0), 262144) AS g(at)) TO STDOUT";
     let (pieces, bytes, digest) = copy::text(session, statement, lane, work.progress.as_ref(), name.as_str()).await?;
     let content = lane.cut().await?;
     let sensitivity = (work.classify)(&name);
@@ -374,5 +378,44 @@ async fn large_objects(work: &Work, session: &Session, lane: &mut Box<dyn Lane>,
             content,
         })
         .await?;
-    Ok(())
+    let rights = large_object_rights(session).await?;
+    let section = serde_json::json!({"section": "large-objects", "objects": expected});
+    small(work, lane, LARGE_OBJECT_RIGHTS, KIND_DDL, rights.into_bytes(), section).await
+}
+
+/// Owners, rights and comments of large objects, as SQL that can be run again.
+async fn large_object_rights(session: &Session) -> Result<String> {
+    let rows = session
+        .query(
+            "SELECT m.oid, pg_catalog.pg_get_userbyid(m.lomowner)::text, \
+               pg_catalog.obj_description(m.oid, 'pg_largeobject'), m.lomacl IS NOT NULL, \
+               ARRAY(SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END \
+                 FROM pg_catalog.aclexplode(m.lomacl) AS a ORDER BY a.grantee, a.privilege_type), \
+               ARRAY(SELECT a.privilege_type FROM pg_catalog.aclexplode(m.lomacl) AS a ORDER BY a.grantee, a.privilege_type), \
+               ARRAY(SELECT a.is_grantable FROM pg_catalog.aclexplode(m.lomacl) AS a ORDER BY a.grantee, a.privilege_type) \
+             FROM pg_catalog.pg_largeobject_metadata m ORDER BY m.oid",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error("owners of large objects", &e))?;
+    let mut out = String::from("-- Owners and rights of large objects. Run when the large objects are there.\n");
+    for row in rows {
+        let (oid, owner): (u32, String) = (row.get(0), quote_ident(row.get(1)));
+        let object = format!("LARGE OBJECT {oid}");
+        out.push_str(&format!("ALTER {object} OWNER TO {owner};\n"));
+        if let Some(comment) = row.get::<_, Option<&str>>(2) {
+            out.push_str(&format!("COMMENT ON {object} IS {};\n", quote_literal(comment)));
+        }
+        if !row.get::<_, bool>(3) {
+            continue;
+        }
+        // What is not as it is without being said: the owner may read and write, nobody else anything.
+        out.push_str(&format!("REVOKE ALL ON {object} FROM {owner};\n"));
+        let (grantees, rights, options): (Vec<String>, Vec<String>, Vec<bool>) = (row.get(4), row.get(5), row.get(6));
+        for ((grantee, right), option) in grantees.iter().zip(&rights).zip(options) {
+            let option = if option { " WITH GRANT OPTION" } else { "" };
+            out.push_str(&format!("GRANT {right} ON {object} TO {grantee}{option};\n"));
+        }
+    }
+    Ok(out)
 }

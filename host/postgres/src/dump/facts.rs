@@ -39,7 +39,8 @@ pub(super) async fn facts(session: &Session) -> Result<DatabaseFacts> {
                UNION SELECT c.relowner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
                  ON n.oid = c.relnamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
                UNION SELECT p.proowner FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n \
-                 ON n.oid = p.pronamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema') \
+                 ON n.oid = p.pronamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+               UNION SELECT m.lomowner FROM pg_catalog.pg_largeobject_metadata m) \
              ORDER BY 1",
             &[],
         )

@@ -32,8 +32,12 @@ pub const KIND_TABLE: &str = "postgres-table";
 pub const KIND_SEQUENCES: &str = "postgres-sequences";
 /// Kind of the artifact that holds facts about the database, as JSON.
 pub const KIND_FACTS: &str = "postgres-facts";
-/// Kind of the artifact that holds large objects, as COPY text of (oid, offset, bytes).
+/// Kind of the artifact that holds large objects, as COPY text of (oid, offset, bytes); an empty one is a piece without bytes.
 pub const KIND_LARGE_OBJECTS: &str = "postgres-large-objects";
+
+/// The last part of the name of the artifact with their owners and rights, definitions in SQL. A backup without it is of
+/// a time when empty large objects gave no piece.
+pub(crate) const LARGE_OBJECT_RIGHTS: &str = "ddl-large-objects";
 
 /// Says how sensitive an artifact is, by its full name.
 pub type Classify = Arc<dyn Fn(&ArtifactName) -> Sensitivity + Send + Sync>;

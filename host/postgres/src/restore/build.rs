@@ -11,7 +11,7 @@ use super::restored::{RestoreReport, Restored};
 use super::scratch::Scratch;
 use super::{load, pool, proof};
 use crate::connection::{Connection, Session};
-use crate::dump::{KIND_LARGE_OBJECTS, TableMeta};
+use crate::dump::{KIND_LARGE_OBJECTS, LARGE_OBJECT_RIGHTS, TableMeta};
 use crate::error::{Error, Result};
 use crate::names::{TableName, quote_ident};
 use crate::sqltext::Statement;
@@ -177,13 +177,18 @@ impl Fill<'_> {
         read_small(self.reader.as_ref(), &name).await
     }
 
-    async fn definitions(&self, session: &Session, tables: &HashSet<TableName>) -> Result<Definitions> {
-        let known = known_settings(session).await?;
-        let filter = Filter {
+    /// What of the definitions is left out, with the settings that the server knows.
+    fn filter<'a>(&self, settings: &'a HashSet<String>) -> Filter<'a> {
+        Filter {
             owners: self.options.owner.is_none(),
             privileges: self.options.owner.is_none() && !self.options.no_privileges,
-            settings: &known,
-        };
+            settings,
+        }
+    }
+
+    async fn definitions(&self, session: &Session, tables: &HashSet<TableName>) -> Result<Definitions> {
+        let known = known_settings(session).await?;
+        let filter = self.filter(&known);
         let pre = definitions::script("ddl-pre-data", &self.small("ddl-pre-data").await?, &filter)?;
         let post = definitions::script("ddl-post-data", &self.small("ddl-post-data").await?, &filter)?;
         Ok(Definitions {
@@ -250,7 +255,14 @@ impl Fill<'_> {
                 .artifact(&ArtifactName::new(format!("{}/large-objects", self.plan.prefix))?)
                 .filter(|r| r.kind == KIND_LARGE_OBJECTS)
             {
-                load::large_objects(&main, reader.as_ref(), record, resumed, self.progress.as_ref()).await?;
+                let rights = ArtifactName::new(format!("{}/{LARGE_OBJECT_RIGHTS}", self.plan.prefix))?;
+                let all = reader.artifact(&rights).is_some();
+                load::large_objects(&main, reader.as_ref(), record, (resumed, all), self.progress.as_ref()).await?;
+                if all {
+                    let none = HashSet::new();
+                    let bytes = self.small(LARGE_OBJECT_RIGHTS).await?;
+                    load::large_object_rights(&main, &bytes, &self.filter(&none)).await?;
+                }
             }
         }
         main.run("session settings", &setup.settings).await?;

@@ -4,11 +4,13 @@
 //! a vacuum for that again, and index builds need no lookups of transactions. Nothing is committed before the digests
 //! of all parts and the server's own row count agree with the record.
 
+use super::definitions::{self, Filter};
 use super::journal::Step;
 use crate::connection::Session;
-use crate::dump::{TableMeta, table_contents};
+use crate::dump::{LARGE_OBJECT_RIGHTS, TableMeta, table_contents};
 use crate::error::{Error, Result};
 use crate::names::{TableName, quote_ident};
+use crate::sqltext::Statement;
 use bytes::Bytes;
 use essrun_artifact::{ArtifactRecord, BackupReader, Progress};
 use futures_util::SinkExt;
@@ -99,18 +101,19 @@ async fn copy_in(
     sink.as_mut().finish().await.map_err(|e| session.error(what, &e))
 }
 
-/// Contents of large objects; the definitions have made them already. `again`: a stopped restore may have put some of them in.
+/// Contents of large objects, made here where the definitions have not made them already. `again`: a stopped restore may
+/// have put some of them in. `all`: every one has a piece.
 pub(super) async fn large_objects(
     session: &Session,
     reader: &dyn BackupReader,
     record: &ArtifactRecord,
-    again: bool,
+    (again, all): (bool, bool),
     progress: &dyn Progress,
 ) -> Result<()> {
     let what = "large objects";
     let number = |name: &str| record.meta.get(name).and_then(|v| v.as_u64());
     let digest = record.meta.get("digest").and_then(|v| v.as_str());
-    let (Some(pieces), Some(digest)) = (number("pieces"), digest) else {
+    let (Some(objects), Some(pieces), Some(digest)) = (number("objects"), number("pieces"), digest) else {
         return Err(Error::damaged(record.name.to_string(), "its record is not complete"));
     };
     progress.started(record.name.as_str(), Some(record.content.bytes));
@@ -158,10 +161,28 @@ pub(super) async fn large_objects(
         .await
         .map_err(|e| session.error(what, &e))?
         .get::<_, i64>(0);
-    if made > 0 {
-        tracing::warn!(
-            "{made} large objects belong to the restoring role: pg_dump since 17 does not tell whose they were"
-        );
+    let there = session
+        .query_one(
+            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error(what, &e))?
+        .get::<_, i64>(0);
+    match u64::try_from(there).unwrap_or(0) {
+        there if there == objects => {}
+        there if all => {
+            return Err(Error::damaged(
+                record.name.to_string(),
+                format!("it makes {there} large objects, {objects} were recorded"),
+            ));
+        }
+        there => tracing::warn!(
+            "{there} of {objects} large objects come back: the others were empty, and this backup does not name those"
+        ),
+    }
+    if made > 0 && !all {
+        tracing::warn!("{made} large objects belong to the restoring role: this backup does not tell whose they were");
     }
     session
         .query(
@@ -173,5 +194,27 @@ pub(super) async fn large_objects(
         .map_err(|e| session.error(what, &e))?;
     session.run(what, "COMMIT").await?;
     progress.finished(record.name.as_str());
+    Ok(())
+}
+
+/// Whose the large objects are, by the script of their rights. Only what is about large objects is run.
+pub(super) async fn large_object_rights(session: &Session, script: &[u8], filter: &Filter<'_>) -> Result<()> {
+    let about = |s: &Statement| {
+        s.starts(&["ALTER", "LARGE", "OBJECT"])
+            || s.starts(&["COMMENT", "ON", "LARGE", "OBJECT"])
+            || ((s.starts(&["GRANT"]) || s.starts(&["REVOKE"]))
+                && s.words.get(2..5).is_some_and(|w| w == ["ON", "LARGE", "OBJECT"]))
+    };
+    let statements = definitions::script(LARGE_OBJECT_RIGHTS, script, filter)?;
+    if !statements.iter().all(about) {
+        return Err(Error::damaged(
+            LARGE_OBJECT_RIGHTS,
+            "it holds something else than rights of large objects",
+        ));
+    }
+    for some in statements.chunks(100) {
+        let batch: Vec<&str> = some.iter().map(|s| s.sql.as_str()).collect();
+        session.run("owners of large objects", &batch.join("; ")).await?;
+    }
     Ok(())
 }

@@ -101,7 +101,11 @@ pub fn contents(cluster: &Cluster, database: &str) -> Vec<String> {
             ));
         }
     }
-    script.push_str("SELECT 'large objects', oid, length(lo_get(oid)), md5(lo_get(oid)) FROM pg_largeobject_metadata ORDER BY oid;\n");
+    script.push_str(
+        "SELECT 'large objects', oid, length(lo_get(oid)), md5(lo_get(oid)), lomowner::regrole, obj_description(oid, 'pg_largeobject'), \
+           ARRAY(SELECT concat_ws(' ', CASE WHEN a.grantee > 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable) FROM aclexplode(lomacl) a ORDER BY 1) \
+         FROM pg_largeobject_metadata ORDER BY oid;\n",
+    );
     let answers = cluster.psql_script(database, &script).unwrap();
     let mut lines: Vec<String> = answers.lines().map(str::to_owned).collect();
     for ((_, name), line) in list.iter().zip(&mut lines) {
