@@ -30,6 +30,11 @@ const ALWAYS: &[Package] = &[
         there: postgres,
     },
     Package {
+        // Debian puts it where only root looks.
+        name: "pgbouncer",
+        there: || Path::new("/usr/sbin/pgbouncer").exists() || shell::has("pgbouncer"),
+    },
+    Package {
         name: "age",
         there: || shell::has("age") && shell::has("age-keygen"),
     },

@@ -11,6 +11,7 @@ pub mod essrun;
 pub mod mas;
 pub mod node;
 pub mod pair;
+pub mod pgbouncer;
 pub mod plugins;
 pub mod postgres;
 pub mod python;

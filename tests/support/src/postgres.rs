@@ -385,7 +385,7 @@ fn may_run(bin: &Path, run_as: Option<(u32, u32)>) -> std::io::Result<bool> {
     }
 }
 
-fn drop_rights(command: &mut Command, run_as: Option<(u32, u32)>) {
+pub(crate) fn drop_rights(command: &mut Command, run_as: Option<(u32, u32)>) {
     if let Some((uid, gid)) = run_as {
         command.uid(uid).gid(gid);
     }

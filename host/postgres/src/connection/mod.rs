@@ -5,6 +5,7 @@
 //! that child programs get the same parameters by environment, never by argument, where `ps` would show them.
 
 mod parse;
+mod pooler;
 mod reach;
 mod session;
 mod tap;
@@ -17,7 +18,9 @@ use crate::error::{Error, Result};
 use parse::Params;
 use reach::{Place, Timing};
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How to reach one database.
@@ -308,7 +311,7 @@ impl Connection {
         if let Some(options) = self.get("options") {
             config.options(options);
         }
-        config.application_name(self.get("application_name").unwrap_or("essrun"));
+        config.application_name(self.get("application_name").unwrap_or(our_name()));
         config
             .ssl_mode(tokio_postgres::config::SslMode::Require)
             .ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
@@ -407,6 +410,13 @@ impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.describe())
     }
+}
+
+/// What this process's sessions are called where the pipeline says nothing else: no two processes are called the same, so
+/// that a backup under way is somebody else to a restore.
+pub(crate) fn our_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| format!("essrun {:08x}", RandomState::new().build_hasher().finish() as u32))
 }
 
 fn default_socket_dir() -> &'static str {

@@ -4,6 +4,7 @@
 //! that the transaction holding its snapshot is gone. Every session is given the same settings, so that what is read
 //! does not depend on how the role or the database happens to be set up.
 
+use super::pooler;
 use super::reach::{self, Failed, Place, Through, Timing, Way, reach};
 use super::tap::{Batch, Form, Tap};
 use super::tls::{self, Mode};
@@ -137,6 +138,8 @@ impl Session {
         for place in connection.places()? {
             match Self::open_at(connection, &config, &place, timing, mode, tls.as_ref()).await {
                 Ok(session) => {
+                    let another = Self::open_at(connection, &config, &place, timing, mode, tls.as_ref());
+                    pooler::refuse(connection, &place, &session, async { another.await.ok() }).await?;
                     session.run("session settings", SETTINGS).await?;
                     match session.is_wanted(config.get_target_session_attrs()).await? {
                         true => return Ok(session),
