@@ -78,7 +78,7 @@ fn options(database: &str, resume: bool) -> RestoreOptions {
         resume,
         keep_unfinished: true,
         jobs: 2,
-        ..RestoreOptions::new("b-1", database, Purpose::Restore)
+        ..RestoreOptions::new("20260131t041500z-9f3a01c2", database, Purpose::Restore)
     }
 }
 
@@ -207,7 +207,7 @@ impl Stopped {
         cluster.psql("source", "TRUNCATE otk").unwrap();
         Stopped {
             target: connection(&cluster, "copy"),
-            scratch: "copy_essrun_b-1".to_owned(),
+            scratch: "copy_essrun_20260131t041500z-9f3a01c2".to_owned(),
             cluster,
             reader,
         }
@@ -353,7 +353,7 @@ async fn what_was_tampered_with_is_done_again_or_refused() {
         ),
         ("DELETE FROM essrun_restore.done WHERE step = 'origin'", "changed since"),
         (
-            "COMMENT ON DATABASE \"copy_essrun_b-1\" IS 'essrun scratch {\"run\":\"b-1\",\"purpose\":\"restore\",\"of\":\"copy\",\"what\":\"other/main\",\"complete\":false}'",
+            "COMMENT ON DATABASE \"copy_essrun_20260131t041500z-9f3a01c2\" IS 'essrun scratch {\"run\":\"20260131t041500z-9f3a01c2\",\"purpose\":\"restore\",\"of\":\"copy\",\"what\":\"other/main\",\"complete\":false}'",
             "of another restore",
         ),
     ] {

@@ -81,8 +81,27 @@ async fn a_live_database_is_replaced_only_when_told_and_kept() {
     assert!(refused.to_string().contains("synapse"), "{refused}");
     assert_eq!(cluster.psql("live", "SELECT count(*) FROM public.t").unwrap(), "10");
 
+    // A backup of another process is in the way as well, and is seen before anything is swapped.
+    let backup = essrun_postgres::Connection::parse(&format!(
+        "host={} port={} user=postgres dbname=live application_name=essrun",
+        target.host(),
+        target.port()
+    ))
+    .unwrap();
+    let backup = Session::open(&backup).await.unwrap();
+    let refused = restore::swap_ready(&target, &restored, &swapping(true, false))
+        .await
+        .unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("2 other sessions are connected (essrun, synapse)"),
+        "{refused}"
+    );
+
     let done = swap(&target, &mut restored, &swapping(true, true)).await.unwrap();
     assert!(session.run("x", "SELECT 1").await.is_err());
+    assert!(backup.run("x", "SELECT 1").await.is_err());
     let old = done.old_kept_as.unwrap();
     assert!(old.starts_with("live_before_20"), "{old}");
     assert_eq!(cluster.psql(&old, "SELECT count(*) FROM public.t").unwrap(), "10");
@@ -170,16 +189,34 @@ async fn leftovers_of_the_dead_are_found_and_only_those() {
     assert!(drop_leftover(&target, "postgres", &found[0]).await.is_err());
 
     // Killed between making and marking.
-    cluster
-        .psql("postgres", "CREATE DATABASE live_essrun_x TEMPLATE template0")
-        .unwrap();
+    let unmarked = "live_essrun_20260131t041500z-9f3a01c2";
+    let make = format!("CREATE DATABASE \"{unmarked}\" TEMPLATE template0");
+    cluster.psql("postgres", &make).unwrap();
+    // Empty too, and somebody else's by its name.
+    cluster.psql("postgres", "CREATE DATABASE app_essrun_test").unwrap();
     let found = list_leftovers(&target, "postgres").await.unwrap();
     assert_eq!(
         found.iter().map(|l| l.database.as_str()).collect::<Vec<_>>(),
-        ["live_essrun_x"]
+        [unmarked]
     );
+    // Called so, and with something in it that is no table.
+    for (add, remove) in [
+        (
+            "CREATE FUNCTION precious() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "DROP FUNCTION precious()",
+        ),
+        ("CREATE TYPE mood AS ENUM ('fine')", "DROP TYPE mood"),
+        ("CREATE DOMAIN few AS int", "DROP DOMAIN few"),
+        ("CREATE SCHEMA theirs", "DROP SCHEMA theirs"),
+        ("SELECT lo_create(7)", "SELECT lo_unlink(7)"),
+    ] {
+        cluster.psql(unmarked, add).unwrap();
+        assert!(list_leftovers(&target, "postgres").await.unwrap().is_empty(), "{add}");
+        assert!(drop_leftover(&target, "postgres", &found[0]).await.is_err(), "{add}");
+        cluster.psql(unmarked, remove).unwrap();
+    }
     drop_leftover(&target, "postgres", &found[0]).await.unwrap();
-    assert_eq!(databases(&cluster), ["live", "not_essrun_mine"]);
+    assert_eq!(databases(&cluster), ["app_essrun_test", "live", "not_essrun_mine"]);
 }
 
 /// A backup like another, with some artifacts changed on the way.
@@ -300,6 +337,102 @@ async fn a_damaged_backup_stops_the_restore_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_objects_are_counted_and_given_to_their_owners() {
+    let cluster = Cluster::start(&[]).unwrap();
+    create(
+        &cluster,
+        "live",
+        "CREATE ROLE app; SELECT lo_create(5); SELECT lo_from_bytea(6, 'x'); SELECT lo_create(7); ALTER LARGE OBJECT 5 OWNER TO app",
+    );
+    let target = connection(&cluster, "live");
+    let (_, _, good) = dump(&target, &DumpRequest::default()).await;
+    // As pg_dump since 17 leaves it: the definitions know of none.
+    let bare = async |change: fn(&mut ArtifactRecord, &mut Vec<u8>)| {
+        tampered(&good, move |r, b| {
+            if r.name.as_str().ends_with("ddl-pre-data") {
+                let text = String::from_utf8(b.clone()).unwrap();
+                let kept: Vec<&str> = text
+                    .lines()
+                    .filter(|l| !l.contains("lo_create") && !l.contains("LARGE OBJECT"))
+                    .collect();
+                assert!(kept.len() < text.lines().count());
+                *b = format!("{}\n", kept.join("\n")).into_bytes();
+                r.meta["digest"] = serde_json::Value::Null;
+            }
+            change(r, b);
+        })
+        .await
+    };
+    let restored = try_restore(bare(|_, _| ()).await, &target, &drill("live"))
+        .await
+        .unwrap();
+    common::assert_same((&cluster, "live"), (&cluster, restored.scratch()));
+    restored.drop_scratch().await.unwrap();
+    for (expected, reader) in [
+        (
+            "it makes 3 large objects, 4 were recorded",
+            bare(|r, _| {
+                if r.kind == "postgres-large-objects" {
+                    r.meta["objects"] = 4.into();
+                }
+            })
+            .await,
+        ),
+        (
+            "something else than rights",
+            bare(|r, b| {
+                if r.name.as_str().ends_with("ddl-large-objects") {
+                    b.extend_from_slice(b"GRANT app TO PUBLIC; ");
+                    r.meta["digest"] = serde_json::Value::Null;
+                }
+            })
+            .await,
+        ),
+        (
+            "something else than rights",
+            bare(|r, b| {
+                if r.name.as_str().ends_with("ddl-large-objects") {
+                    b.extend_from_slice(b"ALTER ROLE app SUPERUSER;\n");
+                    r.meta["digest"] = serde_json::Value::Null;
+                }
+            })
+            .await,
+        ),
+    ] {
+        let error = try_restore(reader, &target, &drill("live"))
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+        assert_eq!(databases(&cluster), ["live"], "{expected}");
+    }
+    // A backup of before: what is known to be missing is not called damage.
+    let older = MemoryBackup::new();
+    let mut lane = older.lane(LaneSpec::TABLE).unwrap();
+    for record in good
+        .artifacts()
+        .iter()
+        .filter(|r| !r.name.as_str().ends_with("ddl-large-objects"))
+    {
+        let mut record = record.clone();
+        let mut content = good.open(&record.content).await.unwrap();
+        while let Some(more) = content.next().await.unwrap() {
+            lane.write(more).await.unwrap();
+        }
+        record.content = lane.cut().await.unwrap();
+        if record.kind == "postgres-large-objects" {
+            record.meta["objects"] = 9.into();
+        }
+        older.record(record).await.unwrap();
+    }
+    lane.close().await.unwrap();
+    let restored = try_restore(older.commit().unwrap(), &target, &drill("live"))
+        .await
+        .unwrap();
+    common::assert_same((&cluster, "live"), (&cluster, restored.scratch()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_precondition_is_found_when_violated() {
     let cluster = Cluster::start(&[("allow_system_table_mods", "on")]).unwrap();
     create(&cluster, "live", LIVE);
@@ -362,6 +495,22 @@ async fn every_precondition_is_found_when_violated() {
         checks(&others_locale, &drill).await,
         (vec![], vec!["collation-drift".to_owned()])
     );
+    // One locale for both is one finding.
+    cluster
+        .psql("postgres", "DELETE FROM pg_collation WHERE oid = 99999")
+        .unwrap();
+    let both = facts(|f| {
+        f["collate"] = "xx_YY.UTF-8".into();
+        f["ctype"] = "xx_YY.UTF-8".into();
+    })
+    .await;
+    assert_eq!(checks(&both, &drill).await, one("locale-missing"));
+    let icu = facts(|f| {
+        f["locale_provider"] = "i".into();
+        f["icu_locale"] = "und".into();
+    })
+    .await;
+    assert_eq!(checks(&icu, &drill).await, none);
     assert_eq!(
         checks(&facts(|f| f["extensions"]["nonesuch"] = "1".into()).await, &drill).await,
         one("extension-missing")
@@ -383,19 +532,33 @@ async fn every_precondition_is_found_when_violated() {
         ..drill.clone()
     };
     assert_eq!(checks(&ghost, &owned).await, none);
+    // As one killed between making and marking leaves it.
+    let run = RestoreOptions::new("drill-1769832900-4711", "live", Purpose::Drill);
+    let scratch = "live_essrun_drill-1769832900-4711";
     cluster
-        .psql("postgres", "CREATE DATABASE \"live_essrun_run-1\"")
+        .psql("postgres", &format!("CREATE DATABASE \"{scratch}\""))
         .unwrap();
-    assert_eq!(checks(&good, &drill).await, one("scratch-exists"));
+    assert_eq!(checks(&good, &run).await, one("scratch-exists"));
     let clears = RestoreOptions {
         clears: true,
-        ..drill.clone()
+        ..run.clone()
     };
     assert_eq!(checks(&good, &clears).await, none);
+    let told = restore::plan(&good, PREFIX, &target, &clears).await.unwrap().findings;
+    let told = told.iter().find(|f| f.check == "leftover").unwrap();
+    assert_eq!(told.severity, Severity::Info);
+    assert!(
+        told.message.contains(scratch) && told.remedy.contains("--resume"),
+        "{told:?}"
+    );
     // Not a leftover, whatever it is called.
-    cluster.psql("live_essrun_run-1", "CREATE TABLE t (n int)").unwrap();
+    cluster.psql(scratch, "CREATE TABLE t (n int)").unwrap();
     assert_eq!(checks(&good, &clears).await, one("scratch-exists"));
-    cluster.psql("postgres", "DROP DATABASE \"live_essrun_run-1\"").unwrap();
+    let told = restore::plan(&good, PREFIX, &target, &clears).await.unwrap().findings;
+    assert!(told.iter().all(|f| f.check != "leftover"), "{told:?}");
+    cluster
+        .psql("postgres", &format!("DROP DATABASE \"{scratch}\""))
+        .unwrap();
     let weak = target.with_user("nobody_much", None);
     let plan = restore::plan(&good, PREFIX, &weak, &drill).await.unwrap();
     let names: Vec<&str> = plan.findings.iter().map(|f| f.check.as_str()).collect();
@@ -403,6 +566,16 @@ async fn every_precondition_is_found_when_violated() {
         names.contains(&"cannot-create-database") && names.contains(&"role-not-granted"),
         "{names:?}"
     );
+    // A backup by another process is somebody else too; sessions of this one are not.
+    let ours = Session::open(&target).await.unwrap();
+    let in_use = (vec!["target-not-empty".to_owned()], vec!["target-in-use".to_owned()]);
+    assert_eq!(checks(&good, &options("live", false)).await, one("target-not-empty"));
+    drop(ours);
+    let backup =
+        essrun_postgres::Connection::parse(&format!("{}?application_name=essrun", cluster.uri("live"))).unwrap();
+    let backup = Session::open(&backup).await.unwrap();
+    assert_eq!(checks(&good, &options("live", false)).await, in_use);
+    drop(backup);
     let busy =
         essrun_postgres::Connection::parse(&format!("{}?application_name=synapse", cluster.uri("live"))).unwrap();
     let _session = Session::open(&busy).await.unwrap();
@@ -411,6 +584,11 @@ async fn every_precondition_is_found_when_violated() {
         (errors, warnings),
         (vec!["target-not-empty".to_owned()], vec!["target-in-use".to_owned()])
     );
+    // A server that has no locales of ICU's.
+    cluster
+        .psql("postgres", "DELETE FROM pg_collation WHERE collprovider = 'i'")
+        .unwrap();
+    assert_eq!(checks(&icu, &drill).await, one("locale-missing"));
     // And a plan with an error is not carried out.
     let plan = restore::plan(&good, PREFIX, &target, &options("live", false))
         .await
@@ -426,10 +604,54 @@ async fn every_precondition_is_found_when_violated() {
     assert!(matches!(refused, Err(Error::Refused { .. })));
 }
 
+/// As a collation that changed under an index leaves it: two rows of one key, and the index still says that it is unique.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_damaged_already_is_named() {
+    for unique in [
+        "CREATE UNIQUE INDEX u ON t (v)",
+        "ALTER TABLE t ADD CONSTRAINT u UNIQUE (v)",
+        "ALTER TABLE t ADD CONSTRAINT u PRIMARY KEY (v)",
+    ] {
+        let cluster = Cluster::start(&[("allow_system_table_mods", "on")]).unwrap();
+        create(
+            &cluster,
+            "live",
+            &format!(
+                "CREATE TABLE t (v text); INSERT INTO t VALUES ('a'); {unique};
+                 UPDATE pg_index SET indisready = false WHERE indexrelid = 'u'::regclass;"
+            ),
+        );
+        cluster
+            .psql_script(
+                "live",
+                "INSERT INTO t VALUES ('a'); UPDATE pg_index SET indisready = true WHERE indexrelid = 'u'::regclass;",
+            )
+            .unwrap();
+        let target = connection(&cluster, "live");
+        let (_, _, reader) = dump(&target, &DumpRequest::default()).await;
+        let error = try_restore(reader, &target, &drill("live"))
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(error.code(), Some("23505"), "{unique}: {error}");
+        for said in ["public.t", "its index was damaged then", "REINDEX"] {
+            assert!(error.to_string().contains(said), "{unique}: {error}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_sql_stays_within_its_bounds() {
     let cluster = Cluster::start(&[]).unwrap();
     create(&cluster, "live", LIVE);
+    cluster
+        .psql_script(
+            "live",
+            "CREATE FUNCTION become(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config('role', $1, false); END $$;
+             CREATE FUNCTION touch() RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO public.t VALUES (7000) RETURNING id';
+             CREATE SEQUENCE s; CREATE ROLE owner; ALTER DATABASE live OWNER TO owner; ALTER TABLE t OWNER TO owner; ALTER SEQUENCE s OWNER TO owner;",
+        )
+        .unwrap();
     let target = connection(&cluster, "live");
     let (_, _, reader) = dump(&target, &DumpRequest::default()).await;
     let restored = try_restore(reader, &target, &drill("live")).await.unwrap();
@@ -447,11 +669,31 @@ async fn run_sql_stays_within_its_bounds() {
         "COPY public.t TO PROGRAM 'true'",
         "DO $$ BEGIN COMMIT; END $$",
         "SELECT set_config('role', 'none', false)",
+        "SELECT U&\"set\\005fconfig\"('role', 'none', false)",
+        "SELECT \"set_config\"('role', 'none', false)",
+        "SELECT query_to_xml('SELECT set_conf' || 'ig(''role'', ''none'', false)', true, true, '')",
+        "INSERT INTO public.t SELECT 5000, v FROM (VALUES (pg_read_file('PG_VERSION')), ('x')) AS f (v)",
+        "SELECT pg_notify('a', 'b')",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT lo_export(5, '/tmp/essrun-run-sql')",
+        "UPDATE public.t SET v = (SELECT rolpassword FROM pg_authid LIMIT 1)",
+        "ALTER DATABASE live SET work_mem = '1MB'",
+        "ALTER DATABASE live RENAME TO stolen",
+        "ALTER /* TABLE */ DATABASE live OWNER TO CURRENT_USER",
+        "ALTER ROLE postgres PASSWORD 'known'",
+        "ALTER USER postgres PASSWORD 'known'",
+        "ALTER SYSTEM SET work_mem = '1MB'",
+        "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC",
+        "ALTER TABLE public.t ADD COLUMN x text DEFAULT pg_read_file('PG_VERSION')",
+        // A function of the database's own that changes the role.
+        "SELECT public.become('none')",
         "",
         "DELETE FROM public.t WHERE (id = 1",
     ] {
         assert!(matches!(run(&[bad]).await, Err(Error::Invalid(_))), "{bad}");
     }
+    let live = "SELECT d.datname, pg_get_userbyid(d.datdba), (SELECT count(*) FROM pg_db_role_setting) FROM pg_database d WHERE datname = 'live'";
+    assert_eq!(cluster.psql("postgres", live).unwrap(), "live|owner|0");
     // All or nothing.
     assert!(
         run(&["DELETE FROM public.t", "DELETE FROM public.no_such"])
@@ -466,8 +708,14 @@ async fn run_sql_stays_within_its_bounds() {
         "DELETE FROM public.t WHERE id > 5",
         "TRUNCATE public.t",
         "INSERT INTO public.t VALUES (1, ';')",
+        "SELECT setval('public.s', 5)",
+        "ALTER TABLE public.t ADD COLUMN made uuid DEFAULT gen_random_uuid()",
+        "ALTER SEQUENCE public.s INCREMENT 2",
+        "SELECT public.touch()",
+        "DELETE FROM public.t WHERE id = 7000",
     ])
     .await
     .unwrap();
+    assert_eq!(cluster.psql(restored.scratch(), "SELECT nextval('s')").unwrap(), "7");
     assert_eq!(cluster.psql(restored.scratch(), "SELECT count(*) FROM t").unwrap(), "1");
 }

@@ -3,7 +3,7 @@
 use super::leftovers::list_leftovers;
 use super::plan::{Finding, RestoreOptions, Severity};
 use super::scratch::{Purpose, relations};
-use crate::connection::{Connection, Session};
+use crate::connection::{Connection, Session, our_name};
 use crate::dump::DatabaseFacts;
 use crate::error::Result;
 
@@ -84,7 +84,9 @@ pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &Res
         )
         .await
         .map_err(fail)?;
-    for wanted in [&facts.collate, &facts.ctype] {
+    let mut locales_wanted = vec![&facts.collate, &facts.ctype];
+    locales_wanted.dedup();
+    for wanted in locales_wanted {
         if matches!(wanted.as_str(), "C" | "POSIX") {
             continue;
         }
@@ -160,11 +162,13 @@ pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &Res
         Some(owner) => vec![owner.clone()],
         None => facts.roles.iter().chain([&facts.owner]).cloned().collect(),
     };
+    // Since 16 a member need not be let act as the role, which is what giving something to it takes.
+    let may_give = if version >= 160_000 { "SET" } else { "MEMBER" };
     let present = admin
         .query(
-            "SELECT rolname::text, pg_catalog.pg_has_role(current_user, oid, 'MEMBER') FROM pg_catalog.pg_roles \
+            "SELECT rolname::text, pg_catalog.pg_has_role(current_user, oid, $2) FROM pg_catalog.pg_roles \
              WHERE rolname = ANY ($1::text[]::name[])",
-            &[&needed],
+            &[&needed, &may_give],
         )
         .await
         .map_err(fail)?;
@@ -181,8 +185,8 @@ pub(super) async fn server(admin: &Session, facts: &DatabaseFacts, options: &Res
                 out.push(finding(
                     "role-not-granted",
                     Severity::Error,
-                    format!("role `{role}` is no member of `{name}` and cannot give it what is restored"),
-                    "GRANT the role, connect as a superuser, or name an owner that can be given",
+                    format!("role `{role}` may not act as `{name}` and cannot give it what is restored"),
+                    "GRANT the role (since PostgreSQL 16 WITH SET TRUE), connect as a superuser, or name an owner that can be given",
                 ));
             }
             Some(_) => {}
@@ -293,8 +297,8 @@ pub(super) async fn target(
             .query_one(
                 "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
                  WHERE datname = $1::text::name AND pid <> pg_catalog.pg_backend_pid() \
-                   AND application_name <> 'essrun'",
-                &[&options.database],
+                   AND application_name <> $2",
+                &[&options.database, &our_name()],
             )
             .await
             .map_err(|e| admin.error("preconditions", &e))?;

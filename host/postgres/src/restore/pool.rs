@@ -291,4 +291,22 @@ async fn build_one(session: &Session, table: &TableName, build: &Build) -> Resul
             &format!("BEGIN; {}\n; {note}; COMMIT", build.sql),
         )
         .await
+        .map_err(damaged_index)
+}
+
+/// The backup holds the rows as they were: a key that is there twice was there twice already, and the index that should
+/// have kept it out was damaged.
+fn damaged_index(error: Error) -> Error {
+    match error {
+        Error::Server { what, code, why } if code == "23505" => Error::Server {
+            what,
+            code,
+            why: format!(
+                "{why}; these rows were in the database when the backup was taken, so its index was damaged then: most often \
+                 by an upgrade of the operating system whose C library sorts texts in another way. Remove the duplicates \
+                 there, REINDEX, and take another backup; or restore an older one"
+            ),
+        },
+        other => other,
+    }
 }

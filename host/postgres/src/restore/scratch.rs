@@ -184,7 +184,7 @@ impl Scratch {
         };
         let Some(marker) = mark.as_deref().and_then(Marker::read) else {
             // Killed between making and marking: nothing is in it.
-            if mark.is_none() && relations(&target.with_database(&name)).await? == 0 {
+            if mark.is_none() && as_made(&target.with_database(&name)).await? {
                 drop_database(&keeper, &name).await?;
                 unlock(&keeper, &name).await?;
                 return Ok(None);
@@ -287,6 +287,26 @@ pub(super) async fn relations(connection: &Connection) -> Result<i64> {
         )
         .await
         .map_err(|e| session.error("count relations", &e))?;
+    Ok(row.get(0))
+}
+
+/// Whether a database is as it was made: no schema, relation, function, type, extension or large object was added.
+pub(super) async fn as_made(connection: &Connection) -> Result<bool> {
+    let session = Session::open(connection).await?;
+    let row = session
+        .query_one(
+            "WITH theirs AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema') \
+             SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN theirs t ON t.oid = n.oid WHERE n.nspname <> 'public') \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN theirs t ON t.oid = c.relnamespace) \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN theirs t ON t.oid = p.pronamespace) \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_type y JOIN theirs t ON t.oid = y.typnamespace) \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_operator o JOIN theirs t ON t.oid = o.oprnamespace) \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql') \
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)",
+            &[],
+        )
+        .await
+        .map_err(|e| session.error("look whether the database is empty", &e))?;
     Ok(row.get(0))
 }
 

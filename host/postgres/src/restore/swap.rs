@@ -7,7 +7,7 @@
 use super::plan::limited;
 use super::restored::Restored;
 use super::scratch::relations;
-use crate::connection::{Connection, Session};
+use crate::connection::{Connection, Session, our_name};
 use crate::error::{Error, Result};
 use crate::names::{quote_ident, quote_literal};
 use serde::{Deserialize, Serialize};
@@ -153,11 +153,11 @@ async fn others(keeper: &Session, live: &str, terminate: bool) -> Result<()> {
         )
         .await
         .map_err(|e| keeper.error("look for sessions", &e))?;
-    // Our own sessions end by themselves; the rename waits for them.
+    // This process's own sessions end by themselves; the rename waits for them. Another's may be a backup under way.
     let theirs: Vec<(i32, String)> = rows
         .iter()
         .map(|r| (r.get(0), r.get(1)))
-        .filter(|(_, name): &(i32, String)| name != "essrun")
+        .filter(|(_, name): &(i32, String)| name != our_name())
         .collect();
     if theirs.is_empty() {
         return Ok(());
