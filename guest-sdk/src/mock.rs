@@ -133,6 +133,12 @@ impl Database {
         database
     }
 
+    /// Another version of the server, as `server_version_num`.
+    pub fn version(mut self, number: u32) -> Self {
+        self.info.server_version_number = number;
+        self
+    }
+
     /// Another encoding and locale.
     pub fn locale(mut self, encoding: &str, collate: &str, ctype: &str) -> Self {
         self.info.encoding = encoding.into();
@@ -221,6 +227,7 @@ pub struct Volume {
     files: BTreeMap<String, Rc<Vec<u8>>>,
     others: BTreeMap<String, EntryKind>,
     owner: (u32, u32),
+    owners: BTreeMap<String, (u32, u32)>,
 }
 
 impl Volume {
@@ -247,6 +254,12 @@ impl Volume {
         self
     }
 
+    /// Numeric owner and group of one path.
+    pub fn owner_of(mut self, path: &str, uid: u32, gid: u32) -> Self {
+        self.owners.insert(path.into(), (uid, gid));
+        self
+    }
+
     fn directories(&self) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         for path in self.files.keys().chain(self.others.keys()) {
@@ -270,13 +283,14 @@ impl Volume {
             (None, None) if path.is_empty() || self.directories().contains(path) => (EntryKind::Directory, 0),
             (None, None) => return None,
         };
+        let owner = self.owners.get(path).unwrap_or(&self.owner);
         Some(Entry {
             path: path.into(),
             kind,
             size_bytes: size,
             mode: if kind == EntryKind::Directory { 0o755 } else { 0o644 },
-            uid: self.owner.0,
-            gid: self.owner.1,
+            uid: owner.0,
+            gid: owner.1,
             modified_unix_seconds: 1_700_000_000,
         })
     }

@@ -14,6 +14,19 @@ use crate::{Error, host};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+/// A version a site tells as a setting, because nothing that can be looked at says it: as programs write theirs, or
+/// nothing.
+pub fn check_version(name: &str, version: &str) -> Result<(), Error> {
+    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+' | '_' | '~');
+    match version.len() <= 64 && version.chars().all(usual) {
+        true => Ok(()),
+        false => Err(Error::invalid_setting(
+            name,
+            format!("{version:?} is no version: write it as the program does, as \"1.22.0\""),
+        )),
+    }
+}
+
 /// The settings. An error names the setting, what it is and what was expected.
 pub fn get<T: DeserializeOwned>() -> Result<T, Error> {
     let text = host::settings();

@@ -15,6 +15,7 @@ pub fn describe() -> Description {
         .setting("hold-back", "[]", "queues (with `*`) whose waiting jobs must not run after a restore, such as \"send-*\", \"deactivate-user\", \"sync-devices\"; the restore plan shows what waits")
         .setting("config-file", "\"*.yaml\"", "the file in `config` that has secrets.encryption; a pattern without `/` is looked for in every directory")
         .setting("encryption-file", "\"\"", "the path in `config` of a file that holds nothing but secrets.encryption, where it is kept so")
+        .setting("version", "\"\"", "the version of MAS that is running, as `mas-cli --version` has it: kept with the backup, and told by a restore")
         .fence("main", &["public.users", "public.compat_sessions", "public.oauth2_sessions"])
         .schema("main")
         .class(ArtifactClass::new("main/public.*", Sensitivity::Personal, "names, addresses, programs and times of users' sessions")

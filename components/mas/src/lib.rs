@@ -2,8 +2,8 @@
 //!
 //! What makes it delicate is its partner: MAS and Synapse must be of one instant, because MAS tells Synapse which
 //! devices a user has and Synapse deletes the others. The cross checks are in [`pair`], the secret that opens part of
-//! the database in [`secret`], jobs that would run again after a restore in [`queue`]. The component never changes
-//! anything itself.
+//! the database in [`secret`], jobs that would run again after a restore in [`queue`], identity providers in
+//! [`upstream`]. The component never changes anything itself.
 
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod pair;
 mod queue;
 mod secret;
 mod settings;
+mod upstream;
 
 use essrun_guest::{db::Engine, prelude::*};
 use settings::Settings;
@@ -49,6 +50,9 @@ impl Component for Mas {
         ));
         let (count, newest, failed) = migrations()?;
         plan = plan.fact("migrations/count", count).fact("migrations/newest", newest);
+        if !settings.version.is_empty() {
+            plan = plan.fact("version", &settings.version);
+        }
         if failed > 0 {
             plan = plan.warn(format!(
                 "{failed} schema migrations are marked as failed: MAS does not start like this"
@@ -100,6 +104,7 @@ impl Component for Mas {
         schema(&mut findings, backup)?;
         findings.row_counts(backup, "main")?;
         secret::verify(&mut findings, backup, &settings)?;
+        upstream::verify(&mut findings, &settings)?;
         pair::verify(&mut findings, backup)?;
         Ok(findings.into())
     }
@@ -162,8 +167,12 @@ fn schema(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
             "MAS refuses to start until they are repaired",
         )
     } else {
+        let was = match backup.fact("version") {
+            Some(version) => format!("MAS {version}, which was running"),
+            None => "the MAS that was running".to_owned(),
+        };
         check.pass(format!(
-            "{count} migrations up to {newest}: start the MAS that was running, or a newer one"
+            "{count} migrations up to {newest}: start {was}, or a newer one"
         ))
     });
     Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Both sides are read in order and merged, so that memory stays small whatever their number. Differences are warnings:
 //! a few are normal on a live pair, and only a person can say which side is right. What matters is what the next device
-//! sync would delete, so that is counted.
+//! sync would delete, so that is counted. Where both were counted in the snapshots the backup holds, and those of one
+//! instant, the restored pair must differ just as they did: anything else is a fault of the restore.
 
 use essrun_guest::{db::Pages, prelude::*};
 use std::cmp::Ordering;
@@ -47,7 +48,10 @@ impl Some5 {
         } else {
             ""
         };
-        format!("{} ({}{more})", self.count, self.first.join(", "))
+        match self.count {
+            0 => "none".to_owned(),
+            n => format!("{n} ({}{more})", self.first.join(", ")),
+        }
     }
 }
 
@@ -126,13 +130,23 @@ enum Gap {
     Older(i64),
     /// Synapse's is not of the backup but in service; MAS's is so much older.
     Live(i64),
+    /// Synapse's is neither restored nor there.
+    Absent,
 }
+
+/// For a pair that does not hold what the backup has.
+const AGAIN: &str = "do not use this restore: remove both target databases and restore both again into fresh ones; if the \
+     difference stays, check the backup with `essrun check`";
 
 impl Gap {
     /// As the host tells it; `None` where nobody looks at Synapse's database, and for backups that do not say.
     fn of(backup: &BackupView) -> Option<Gap> {
+        let how = backup.fact("instant/synapse/how")?;
+        if how == "absent" {
+            return Some(Gap::Absent);
+        }
         let ms = backup.fact_integer("instant/synapse/gap-ms")?;
-        Some(match backup.fact("instant/synapse/how")? {
+        Some(match how {
             "same-instant" => Gap::None("at the same instant"),
             "fenced" => Gap::None("behind one lock fence"),
             "live" => Gap::Live(ms.saturating_neg()),
@@ -150,6 +164,7 @@ impl Gap {
                 "this database is {} older than Synapse's, which is not restored with it",
                 duration(*ms)
             ),
+            Gap::Absent => "Synapse's database is neither restored with this one nor there".to_owned(),
         }
     }
 
@@ -161,6 +176,10 @@ impl Gap {
                 "what was made between the two is in MAS only: run `mas-cli manage provision-all-users` before clients \
                  return, which makes such users and devices in Synapse, the devices without their keys; an instant for \
                  both is taken when [groups.…] names both in `consistent`",
+            ),
+            Gap::Absent => Some(
+                "restore both from one backup, which took them at one instant, and keep MAS stopped until Synapse's is \
+                 back: an older MAS tells Synapse to delete the devices it does not know",
             ),
             Gap::Older(_) | Gap::Live(_) => Some(
                 "the next device sync deletes the devices of that time in Synapse: restore both from a backup that took \
@@ -203,18 +222,32 @@ pub fn verify(findings: &mut Findings, backup: &BackupView) -> Result<(), Error>
         });
     }
     let Some(d) = compare()? else {
-        findings.push(check("mas-synapse-pair").warn(
-            "no `synapse` is granted, so users and devices were not compared with Synapse's",
-            "grant Synapse's database to this component as the peer `synapse`",
-        ));
+        let check = check("mas-synapse-pair");
+        findings.push(match backup.fact("instant/synapse/how") {
+            Some(_) => check.warn(
+                "Synapse's database is not there, so users and devices were not compared with Synapse's",
+                "restore Synapse from the same backup, then compare: `essrun drill` restores both and does",
+            ),
+            None => check.warn(
+                "no `synapse` is granted, so users and devices were not compared with Synapse's",
+                "grant Synapse's database to this component as the peer `synapse`",
+            ),
+        });
         return Ok(());
     };
     let before = |fact: &str| match backup.fact(fact) {
         Some(n) => format!("; it was {n} when the backup was taken"),
         None => String::new(),
     };
+    // What was counted when the backup was taken was counted in what is restored now.
+    let exact = backup.fact("instant/synapse/taken-as").is_some() && matches!(Gap::of(backup), Some(Gap::None(_)));
     let mut say = |name: &str, only: &Some5, fact: &str, what: &str, remedy: &str| {
+        let recorded = backup.fact_integer(fact).filter(|_| exact);
         findings.push(match only.count {
+            n if recorded.is_some_and(|recorded| u64::try_from(recorded) != Ok(n)) => check(name).fail(
+                format!("{what}: {}{}, in the same snapshots", only.said(), before(fact)),
+                AGAIN,
+            ),
             0 => check(name).pass(format!("no {what}")),
             _ => check(name).warn(format!("{what}: {}{}", only.said(), before(fact)), remedy),
         });

@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, aead::Aead};
 use essrun_guest::{config::yaml_scalar, prelude::*};
 
-const FILE_BYTES: u32 = 1 << 20;
+pub(crate) const FILE_BYTES: u32 = 1 << 20;
 /// (table, column)
 const ENCRYPTED: &[(&str, &str)] = &[
     ("oauth2_clients", "encrypted_client_secret"),

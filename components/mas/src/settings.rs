@@ -13,6 +13,8 @@ pub struct Settings {
     pub config_file: String,
     /// A file in `config` that holds nothing but secrets.encryption.
     pub encryption_file: String,
+    /// The MAS that is running; empty where not told.
+    pub version: String,
 }
 
 impl Default for Settings {
@@ -21,6 +23,7 @@ impl Default for Settings {
             hold_back: Vec::new(),
             config_file: "*.yaml".into(),
             encryption_file: String::new(),
+            version: String::new(),
         }
     }
 }
@@ -29,6 +32,7 @@ impl Settings {
     /// Reads and checks them.
     pub fn get() -> Result<Self, Error> {
         let settings: Settings = settings::get()?;
+        settings::check_version("version", &settings.version)?;
         for queue in &settings.hold_back {
             // The pattern becomes part of a statement.
             if queue.is_empty()

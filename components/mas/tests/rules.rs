@@ -33,8 +33,13 @@ struct Small {
     mas: Side,
     synapse: Option<Side>,
     users: u64,
+    providers: Vec<&'static str>,
     settings: Vec<(&'static str, serde_json::Value)>,
 }
+
+/// One id as config.yaml and as the database write it.
+const ULID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+const UUID: &str = "01563e3a-b5d3-d676-4c61-efb99302bd5b";
 
 impl Small {
     fn new() -> Self {
@@ -48,7 +53,11 @@ impl Small {
                 ("send-account-recovery-email", 1),
             ],
             client_secrets: vec![sealed(KEY, "s1"), sealed(KEY, "s2")],
-            config: Some(format!("secrets:\n  encryption: \"{}\"\n", hex::encode(KEY))),
+            config: Some(format!(
+                "secrets:\n  encryption: \"{}\"\nupstream_oauth2:\n  providers:\n    - id: {ULID}\n      scope: openid\n",
+                hex::encode(KEY)
+            )),
+            providers: vec![UUID],
             mas: (users.clone(), devices.clone()),
             synapse: Some((users, devices)),
             users: 2,
@@ -74,6 +83,7 @@ impl Small {
         }
         let (count, newest, failed) = self.migrations;
         let (queue, secrets) = (self.queue.clone(), self.client_secrets.clone());
+        let providers: Vec<Vec<Cell>> = self.providers.iter().map(|id| vec![(*id).into()]).collect();
         let (mas_users, mas_devices) = (users(&self.mas.0), rows(self.mas.1.clone()));
         main = main
             .table("public.users", &["user_id", "username"], self.users)
@@ -82,6 +92,15 @@ impl Small {
                 &["encrypted_client_secret"],
                 self.client_secrets.len() as u64,
             )
+            .table(
+                "public.upstream_oauth_providers",
+                &["upstream_oauth_provider_id"],
+                self.providers.len() as u64,
+            )
+            .answer_with(move |sql, _| {
+                sql.starts_with("SELECT upstream_oauth_provider_id::text")
+                    .then(|| Ok(providers.clone()))
+            })
             .answer(
                 "_sqlx_migrations",
                 &[&[Cell::Integer(count), Cell::Integer(newest), Cell::Integer(failed)]],
@@ -376,6 +395,113 @@ fn the_gap_between_the_two_is_said_with_what_to_do() {
         assert!(gap.message.contains(said) && gap.remedy.contains(to_do), "{gap:?}");
     }
     assert!(!small.verify(&small.view()).iter().any(|f| f.check == "mas-synapse-gap"));
+}
+
+/// What the host adds about a pair that was seen in the snapshots it is restored from.
+fn restored_together(mut view: BackupView, how: &str) -> BackupView {
+    for (key, value) in [("how", how), ("gap-ms", "0"), ("taken-as", "synapse/main")] {
+        view.facts.push(Fact {
+            key: format!("instant/synapse/{key}"),
+            value: value.into(),
+        });
+    }
+    view
+}
+
+#[test]
+fn a_pair_of_one_instant_must_differ_as_it_did() {
+    let mut small = Small::new();
+    small.synapse.as_mut().unwrap().1.push(("bob", "OLD"));
+    let found = |after: &Small, view: &BackupView, check: &str| {
+        let findings = after.verify(view);
+        findings.into_iter().find(|f| f.check == check).unwrap()
+    };
+    for how in ["same-instant", "fenced"] {
+        let view = restored_together(small.view(), how);
+        let as_it_was = found(&small, &view, "mas-synapse-devices-to-be-deleted");
+        assert_eq!(as_it_was.severity, Severity::Warning, "{as_it_was:?}");
+        // One device more, one less, a user on one side: each a fault of the restore.
+        let mut more = small.clone();
+        more.synapse.as_mut().unwrap().1.push(("bob", "ZZZ"));
+        let f = found(&more, &view, "mas-synapse-devices-to-be-deleted");
+        assert_eq!(f.severity, Severity::Error);
+        assert!(
+            f.message.contains("2 (bob OLD, bob ZZZ); it was 1") && f.remedy.contains("restore both again"),
+            "{f:?}"
+        );
+        let mut less = small.clone();
+        less.synapse.as_mut().unwrap().1.pop();
+        let f = found(&less, &view, "mas-synapse-devices-to-be-deleted");
+        assert_eq!(f.severity, Severity::Error);
+        assert!(f.message.contains("none; it was 1"), "{f:?}");
+        let mut user = small.clone();
+        user.mas.0.push("carol");
+        let f = found(&user, &view, "mas-synapse-users-missing-in-synapse");
+        assert_eq!(f.severity, Severity::Error);
+        // Where it was not counted in these snapshots, or they are not of one instant, it can only be told.
+        let mut unsure = view.clone();
+        unsure.facts.retain(|f| !f.key.ends_with("/taken-as"));
+        for view in [unsure, restored_together(small.view(), "ordered")] {
+            let f = found(&more, &view, "mas-synapse-devices-to-be-deleted");
+            assert_eq!(f.severity, Severity::Warning, "{f:?}");
+        }
+    }
+}
+
+#[test]
+fn a_synapse_that_is_not_there_is_not_called_ungranted() {
+    let mut small = Small::new();
+    small.synapse = None;
+    let mut view = small.view();
+    view.facts.push(Fact {
+        key: "instant/synapse/how".into(),
+        value: "absent".into(),
+    });
+    let findings = small.verify(&view);
+    for (check, said) in [
+        ("mas-synapse-gap", "neither restored with this one nor there"),
+        ("mas-synapse-pair", "Synapse's database is not there"),
+    ] {
+        let f = findings.iter().find(|f| f.check == check).unwrap();
+        assert_eq!(f.severity, Severity::Warning);
+        assert!(f.message.contains(said) && !f.message.contains("granted"), "{f:?}");
+    }
+    let plan = small.world().run(|| Mas::plan_restore(&view)).unwrap();
+    assert!(
+        plan.notes()
+            .any(|n| n.severity == Severity::Warning && n.text.contains("nor there: restore both"))
+    );
+}
+
+#[test]
+fn providers_the_database_does_not_know() {
+    let f = damaged("mas-upstream-providers", Severity::Warning, |s| s.providers.clear());
+    assert!(
+        f.message.contains(ULID) && f.remedy.contains("upstream_oauth2"),
+        "{f:?}"
+    );
+    let f = damaged("mas-upstream-providers", Severity::Warning, |s| {
+        s.config = s.config.take().map(|text| text.replace(ULID, "nonsense"));
+    });
+    assert!(f.message.contains("nonsense"));
+}
+
+#[test]
+fn the_version_is_kept_and_told() {
+    let mut small = Small::new();
+    assert_eq!(small.view().fact("version"), None);
+    small.settings = vec![("version", "1.22.0".into())];
+    let view = small.view();
+    assert_eq!(view.fact("version"), Some("1.22.0"));
+    let findings = small.verify(&view);
+    let f = findings.iter().find(|f| f.check == "mas-migrations").unwrap();
+    assert!(f.message.contains("start MAS 1.22.0, which was running"), "{f:?}");
+    small.settings = vec![("version", "1.22\n0".into())];
+    let error = small.world().run(Mas::plan_backup).unwrap_err();
+    assert!(
+        matches!(&error, Error::InvalidSetting(t) if t.contains("version")),
+        "{error:?}"
+    );
 }
 
 #[test]
