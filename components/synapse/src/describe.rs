@@ -34,7 +34,10 @@ pub fn describe() -> Description {
         .setting("homeserver-file", "\"homeserver.yaml\"", "the file in `config` that has server_name; a pattern like the above")
         .setting("digest-media-files", "2000", "how many media files verify reads and compares by SHA-256, evenly spread; all are checked for being there, with the right length")
         .setting("tolerated-media-faults", "10", "how many missing or different media files, beyond those missing when the backup was taken, are only warned of; more refuse the restore")
+        .setting("version", "\"\"", "the version of Synapse that is running: kept with the backup, and told by a restore, because an older one may refuse the restored database")
         .fence("main", &["public.users", "public.devices"])
+        // Rows of `main` point at state groups, which are made first and must be in the backup too.
+        .fence("state", &["public.state_groups"])
         .schema("main")
         .schema("state")
         .class(
@@ -90,6 +93,7 @@ pub fn describe() -> Description {
             secret("config", "the signing key, shared secrets, the database password, the bridges' tokens")
                 .on_leak(ROTATE_SIGNING_KEY)
                 .on_leak("replace registration_shared_secret (it makes admins), macaroon_secret_key, form_secret, worker_replication_secret, turn_shared_secret and the secret shared with MAS; each must be replaced at its peer too")
+                .on_leak("where macaroon_secret_key is not set, set one now: else Synapse uses registration_shared_secret in its place, and without that derives it from the signing key, so that whoever has these can forge guests' tokens and unsubscribe links")
                 .on_leak("replace as_token and hs_token in every registration, in Synapse's copy and the bridge's, and restart both")
                 .on_leak("change the database password"),
         )

@@ -94,7 +94,10 @@ pub fn counts(label: &str, tables: &[&TableInfo]) -> Result<Vec<i64>, Error> {
 
 /// Adds the facts of one database.
 pub fn record(mut plan: BackupPlan, label: &str, tables: &[TableInfo]) -> Result<BackupPlan, Error> {
-    plan = plan.fact(format!("locale/{label}"), locale(label)?);
+    plan = plan.fact(format!("locale/{label}"), locale(label)?).fact(
+        format!("server-version/{label}"),
+        db::info(label)?.server_version_number,
+    );
     let (version, compat) = versions(label)?;
     if let Some(version) = version {
         plan = plan.fact(format!("schema-version/{label}"), version);

@@ -35,6 +35,9 @@ impl Component for Synapse {
         let settings = Settings::get()?;
         let tables = facts::known_schema()?;
         let mut plan = BackupPlan::new();
+        if !settings.version.is_empty() {
+            plan = plan.fact("version", &settings.version);
+        }
 
         let (dump, notes) = leave_out::dump("main", &tables, &settings)?;
         for group in leave_out::groups_in(&dump) {
@@ -57,7 +60,7 @@ impl Component for Synapse {
         }
 
         plan = media::plan(plan, &tables, &settings)?;
-        config::plan(plan, &settings)
+        config::plan(plan, &tables, &settings)
     }
 
     fn plan_restore(backup: &BackupView) -> Result<RestorePlan, Error> {
@@ -76,7 +79,8 @@ impl Component for Synapse {
         if !backup.holds("config") {
             plan = plan.warn(
                 "this backup holds no configuration: put the old signing key in place before the first start. Synapse \
-                 makes a new one silently when the file is missing, and federation then breaks",
+                 makes a new one silently when the file is missing, and federation then breaks. The same goes for the \
+                 file of registration_shared_secret_path: what registers users with the old secret then fails",
             );
         }
         for label in ["state", "main"] {

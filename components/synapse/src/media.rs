@@ -34,12 +34,15 @@ pub fn plan(mut plan: BackupPlan, tables: &[TableInfo], settings: &Settings) -> 
     }
     plan = plan.archive(archive);
 
-    let faults = survey(tables, None)?;
+    let owner = volume::look("media", "local_content")?.map(|e| (e.uid, e.gid));
+    let faults = survey(tables, None, owner)?;
     plan = plan
         .fact("media/rows", faults.rows)
         .fact("media/missing", faults.missing.count);
-    if let Some(owner) = volume::look("media", "local_content")? {
-        plan = plan.fact("media/owner", format!("{}:{}", owner.uid, owner.gid));
+    if let Some((uid, gid)) = owner {
+        plan = plan
+            .fact("media/owner", format!("{uid}:{gid}"))
+            .fact("media/of-others", faults.of_others.count);
     }
     if faults.missing.count > 0 {
         plan = plan.warn(format!(
@@ -72,7 +75,11 @@ pub fn verify(
         0 => None,
         most => Some(u64::try_from(total).unwrap_or(0).div_ceil(u64::from(most)).max(1)),
     };
-    let found = survey(tables, step)?;
+    let expected = backup.fact("media/owner").and_then(|owner| {
+        let (uid, gid) = owner.split_once(':')?;
+        Some((uid.parse().ok()?, gid.parse().ok()?))
+    });
+    let found = survey(tables, step, expected)?;
 
     let known = backup
         .fact_integer("media/missing")
@@ -114,7 +121,7 @@ pub fn verify(
     });
     orphans(findings, &found)?;
     case(findings, &found)?;
-    owner(findings, backup)
+    owner(findings, backup, expected, &found)
 }
 
 const COUNT: &str = "SELECT count(*) FROM public.local_media_repository WHERE url_cache IS NULL";
@@ -154,6 +161,8 @@ struct Survey {
     missing: Faults,
     different: Faults,
     malformed: Faults,
+    /// Files that belong to somebody else than they should.
+    of_others: Faults,
     /// A path that exists, for the test of the file system.
     example: Option<String>,
 }
@@ -165,8 +174,9 @@ struct Row {
     needed: bool,
 }
 
-/// Goes through all rows; with `digest_every` each such row is digested.
-fn survey(tables: &[TableInfo], digest_every: Option<u64>) -> Result<Survey, Error> {
+/// Goes through all rows; with `digest_every` each such row is digested, with `owner` (user and group) files of others
+/// are noted.
+fn survey(tables: &[TableInfo], digest_every: Option<u64>, owner: Option<(u32, u32)>) -> Result<Survey, Error> {
     let table = tables.iter().find(|t| t.full_name() == "public.local_media_repository");
     let sha256 = if table.is_some_and(|t| t.has_column("sha256")) {
         "sha256"
@@ -193,15 +203,15 @@ fn survey(tables: &[TableInfo], digest_every: Option<u64>) -> Result<Survey, Err
             needed: row.get::<bool>(3)? && length.is_some(),
         });
         if batch.len() == BATCH {
-            survey.take(std::mem::take(&mut batch), digest_every)?;
+            survey.take(std::mem::take(&mut batch), digest_every, owner)?;
         }
     }
-    survey.take(batch, digest_every)?;
+    survey.take(batch, digest_every, owner)?;
     Ok(survey)
 }
 
 impl Survey {
-    fn take(&mut self, rows: Vec<Row>, digest_every: Option<u64>) -> Result<(), Error> {
+    fn take(&mut self, rows: Vec<Row>, digest_every: Option<u64>, owner: Option<(u32, u32)>) -> Result<(), Error> {
         let paths: Vec<String> = rows.iter().map(|r| r.path.clone()).collect();
         let mut chosen = Vec::new();
         for (row, entry) in rows.into_iter().zip(volume::look_all("media", &paths)?) {
@@ -210,6 +220,9 @@ impl Survey {
                 Some(entry) if entry.kind == EntryKind::File => {
                     self.present += 1;
                     self.example.get_or_insert_with(|| row.path.clone());
+                    if owner.is_some_and(|owner| owner != (entry.uid, entry.gid)) {
+                        self.of_others.add(format!("{} {}:{}", row.path, entry.uid, entry.gid));
+                    }
                     if !row.needed {
                         continue;
                     }
@@ -255,6 +268,9 @@ fn path_of(media_id: &str) -> Option<String> {
     }
 }
 
+/// How many orphans are named.
+const NAMED: usize = 5;
+
 /// Files no row knows.
 fn orphans(findings: &mut Findings, found: &Survey) -> Result<(), Error> {
     let mut files = 0u64;
@@ -263,12 +279,74 @@ fn orphans(findings: &mut Findings, found: &Survey) -> Result<(), Error> {
             files += u64::from(entry?.kind == EntryKind::File);
         }
     }
-    let orphans = files.saturating_sub(found.present);
+    let mut said = format!("{files} files, ");
     // More files than rows is normal: they were uploaded between the snapshot and the walk.
-    findings.push(
-        check("synapse-media-orphans").pass(format!("{files} files, {orphans} of them not known to the database")),
-    );
+    match files.saturating_sub(found.present) {
+        0 => said.push_str("none of them unknown to the database"),
+        orphans => {
+            said.push_str(&format!("{orphans} of them not known to the database"));
+            let (named, all) = named_orphans()?;
+            if !named.is_empty() {
+                said.push_str(&format!(": {}", named.join("; ")));
+            }
+            if !all {
+                said.push_str("; and more");
+            }
+        }
+    }
+    findings.push(check("synapse-media-orphans").pass(said));
     Ok(())
+}
+
+/// The first few orphans, and whether these are all. The rows are asked for the files' ids, many at a time.
+fn named_orphans() -> Result<(Vec<String>, bool), Error> {
+    let mut named = Vec::new();
+    let mut batch = Vec::new();
+    let Some(listing) = volume::walk_if_there("media", "local_content", true)? else {
+        return Ok((named, true));
+    };
+    let ask = |batch: &mut Vec<String>, named: &mut Vec<String>| -> Result<(), Error> {
+        let ids = std::mem::take(batch).join(",");
+        let unknown = db::query(
+            "main",
+            "SELECT f.id FROM unnest(string_to_array($1::text, ',')) AS f (id) \
+             WHERE NOT EXISTS (SELECT 1 FROM public.local_media_repository m WHERE m.media_id = f.id)",
+            &[ids.into()],
+        )?;
+        for row in unknown {
+            let id: String = row?.get(0)?;
+            named.push(path_of(&id).unwrap_or(id));
+        }
+        Ok(())
+    };
+    for entry in listing {
+        let entry = entry?;
+        if entry.kind != EntryKind::File {
+            continue;
+        }
+        match id_of(&entry.path) {
+            Some(id) => batch.push(id),
+            None => named.push(entry.path),
+        }
+        if batch.len() == BATCH {
+            ask(&mut batch, &mut named)?;
+        }
+        if named.len() > NAMED {
+            break;
+        }
+    }
+    if !batch.is_empty() && named.len() <= NAMED {
+        ask(&mut batch, &mut named)?;
+    }
+    let all = named.len() <= NAMED;
+    named.truncate(NAMED);
+    Ok((named, all))
+}
+
+/// The id whose file this is; `None` for what Synapse would not have put there.
+fn id_of(path: &str) -> Option<String> {
+    let id: String = path.strip_prefix("local_content/")?.split('/').collect();
+    (path_of(&id).as_deref() == Some(path)).then_some(id)
 }
 
 /// Ids differ in case only: a file system that does not see the difference mixes files up.
@@ -302,26 +380,53 @@ fn case(findings: &mut Findings, found: &Survey) -> Result<(), Error> {
     Ok(())
 }
 
-/// Synapse must be able to read what was put back.
-fn owner(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
-    let (Some(expected), Some(entry)) = (backup.fact("media/owner"), volume::look("media", "local_content")?) else {
+/// Synapse must be able to read what was put back: the directory, and the file of every medium.
+fn owner(
+    findings: &mut Findings,
+    backup: &BackupView,
+    expected: Option<(u32, u32)>,
+    found: &Survey,
+) -> Result<(), Error> {
+    let (Some(expected), Some(entry)) = (expected, volume::look("media", "local_content")?) else {
         return Ok(());
     };
-    let found = format!("{}:{}", entry.uid, entry.gid);
-    findings.push(if found == expected {
-        check("synapse-media-owner").pass(format!("local_content belongs to {found}"))
-    } else {
-        check("synapse-media-owner").warn(
-            format!("local_content belongs to {found}, it was {expected}"),
-            "restore as root so that numeric owners are kept, or chown -R the volume; else Synapse cannot read it",
+    let said = |(uid, gid): (u32, u32)| format!("{uid}:{gid}");
+    let (expected_said, of_others) = (said(expected), &found.of_others);
+    let before = backup.fact_integer("media/of-others").unwrap_or(0);
+    let remedy = "restore as root so that numeric owners are kept, or chown -R the volume; else Synapse cannot read it";
+    let check = check("synapse-media-owner");
+    findings.push(if (entry.uid, entry.gid) != expected {
+        let now = said((entry.uid, entry.gid));
+        check.warn(
+            format!("local_content belongs to {now}, it was {expected_said}"),
+            remedy,
         )
+    } else if i64::try_from(of_others.count) != Ok(before) {
+        check.warn(
+            format!(
+                "{} of {} media do not belong to {expected_said}, there were {before} such: {}",
+                of_others.count,
+                found.present,
+                of_others.said()
+            ),
+            remedy,
+        )
+    } else if before > 0 {
+        check.pass(format!(
+            "local_content belongs to {expected_said}, but for {before} of its media, as in the backup"
+        ))
+    } else {
+        check.pass(format!(
+            "local_content and its {} media belong to {expected_said}",
+            found.present
+        ))
     });
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::path_of;
+    use super::{id_of, path_of};
 
     #[test]
     fn ids_become_paths_only_when_they_are_harmless() {
@@ -336,6 +441,20 @@ mod tests {
             "ab..cd/..",
         ] {
             assert_eq!(path_of(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn paths_become_ids_only_where_synapse_would_have_put_them() {
+        assert_eq!(id_of("local_content/LR/YG/rUpMxyz").as_deref(), Some("LRYGrUpMxyz"));
+        for bad in [
+            "local_content/lost+found",
+            "local_content/L/RYG/rUpMxyz",
+            "local_content/LR/YG/a,b",
+            "local_content/LR/YG/x/y",
+            "other/LR/YG/rUpMxyz",
+        ] {
+            assert_eq!(id_of(bad), None, "{bad:?}");
         }
     }
 }

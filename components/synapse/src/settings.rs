@@ -21,6 +21,8 @@ pub struct Settings {
     pub digest_media_files: u32,
     /// How many more media faults than at backup time are only warned of.
     pub tolerated_media_faults: u32,
+    /// The Synapse that is running; empty where not told.
+    pub version: String,
 }
 
 impl Default for Settings {
@@ -33,6 +35,7 @@ impl Default for Settings {
             homeserver_file: "homeserver.yaml".into(),
             digest_media_files: 2000,
             tolerated_media_faults: 10,
+            version: String::new(),
         }
     }
 }
@@ -41,6 +44,7 @@ impl Settings {
     /// Reads and checks them.
     pub fn get() -> Result<Self, Error> {
         let settings: Settings = settings::get()?;
+        settings::check_version("version", &settings.version)?;
         for (name, value) in [
             ("signing-key-file", &settings.signing_key_file),
             ("homeserver-file", &settings.homeserver_file),

@@ -1,8 +1,8 @@
 //! Streams: the sequences that number them, the tables that hold them, and the positions workers have reached.
 //!
 //! Synapse refuses to start when a position is ahead of its sequence, and hands out numbers twice when a table is. The
-//! map below says which tables each sequence numbers; tables and sequences a version does not have are skipped. What
-//! is wrong already when a backup is taken is recorded and put right by the restore, by raising the sequence, which is
+//! map below says which tables each sequence numbers; tables and sequences a version does not have are skipped, and what
+//! a version has beyond the map is said, because nothing is known of it. What is wrong already when a backup is taken is recorded and put right by the restore, by raising the sequence, which is
 //! always safe; what is wrong only afterwards is a fault of the restore.
 
 use essrun_guest::{db::TableInfo, db::TableKind, prelude::*};
@@ -16,6 +16,17 @@ struct Map {
     numbers: &'static [(&'static str, &'static str)],
     /// Counts downwards in the tables: -1, -2, …
     negative: bool,
+    /// Numbers that are not a column's as they stand.
+    within: Option<Within>,
+}
+
+/// Numbers to be found in something else.
+struct Within {
+    table: &'static str,
+    columns: &'static [&'static str],
+    /// The highest one, as a query.
+    highest: &'static str,
+    place: &'static str,
 }
 
 const fn map(
@@ -28,6 +39,7 @@ const fn map(
         stream,
         numbers,
         negative: false,
+        within: None,
     }
 }
 
@@ -49,6 +61,7 @@ const STREAMS: &[Map] = &[
             ("ex_outlier_stream", "event_stream_ordering"),
         ],
         negative: true,
+        within: None,
     },
     map(
         "cache_invalidation_stream_seq",
@@ -141,6 +154,20 @@ const STREAMS: &[Map] = &[
         None,
         &[("application_services_txns", "txn_id")],
     ),
+    // Guests are called by numbers.
+    Map {
+        sequence: "user_id_seq",
+        stream: None,
+        numbers: &[],
+        negative: false,
+        within: Some(Within {
+            table: "users",
+            columns: &["name", "is_guest"],
+            highest: "SELECT max(substring(name FROM '^@([0-9]{1,18}):')::bigint) FROM public.users \
+                      WHERE is_guest = 1 AND name >= '@1' AND name < '@a'",
+            place: "public.users.name of guests",
+        }),
+    },
     map("event_auth_chain_id", None, &[("event_auth_chains", "chain_id")]),
     map("state_group_id_seq", None, &[("state_groups", "id")]),
     map("instance_map_instance_id_seq", None, &[("instance_map", "instance_id")]),
@@ -181,6 +208,11 @@ impl Reached {
     pub fn behind(&self) -> bool {
         self.highest > self.last
     }
+
+    /// A position ahead by what a server writes of a sequence in advance.
+    fn by_a_failover(&self) -> bool {
+        self.highest.checked_sub(self.last) == Some(32) && self.highest_at.starts_with("stream_positions")
+    }
 }
 
 /// Looks at every stream the database has.
@@ -209,6 +241,16 @@ pub fn look(label: &str, tables: &[TableInfo]) -> Result<Vec<Reached>, Error> {
                 ));
                 places.push(format!("public.{table}.{column}"));
             }
+        }
+        if let Some(within) = &map.within
+            && relation(within.table).is_some_and(|t| within.columns.iter().all(|c| t.has_column(c)))
+        {
+            columns.push(format!(
+                "COALESCE(({}), 0)::bigint AS c{}",
+                within.highest,
+                columns.len()
+            ));
+            places.push(within.place.to_owned());
         }
         if let (Some(stream), Some(_)) = (map.stream, relation("stream_positions")) {
             columns.push(format!(
@@ -241,6 +283,38 @@ pub fn look(label: &str, tables: &[TableInfo]) -> Result<Vec<Reached>, Error> {
     Ok(all)
 }
 
+/// Sequences and streams the map does not have: (sequences, streams).
+fn unknown(label: &str, tables: &[TableInfo]) -> Result<(Vec<String>, Vec<String>), Error> {
+    let sequences = tables
+        .iter()
+        .filter(|t| t.schema == "public" && t.kind == TableKind::Sequence)
+        .filter(|t| !STREAMS.iter().any(|m| m.sequence == t.name))
+        .map(|t| t.name.clone())
+        .collect();
+    let mut streams = Vec::new();
+    if db::has(tables, "public.stream_positions") {
+        let sql = "SELECT DISTINCT stream_name FROM public.stream_positions ORDER BY 1";
+        for row in db::query(label, sql, &[])? {
+            let name: String = row?.get(0)?;
+            if !STREAMS.iter().any(|m| m.stream == Some(name.as_str())) {
+                streams.push(name);
+            }
+        }
+    }
+    Ok((sequences, streams))
+}
+
+/// What is unknown in words; `None` where nothing is.
+fn unknown_said(label: &str, tables: &[TableInfo]) -> Result<Option<String>, Error> {
+    let (sequences, streams) = unknown(label, tables)?;
+    let said: Vec<String> = [("sequences", sequences), ("streams", streams)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what} not known here: {}", essrun_guest::listed(&names, 10)))
+        .collect();
+    Ok((!said.is_empty()).then(|| said.join(", ")))
+}
+
 /// Facts and a warning about streams that are wrong already.
 pub fn record(mut plan: BackupPlan, label: &str, tables: &[TableInfo]) -> Result<BackupPlan, Error> {
     for reached in look(label, tables)? {
@@ -259,6 +333,11 @@ pub fn record(mut plan: BackupPlan, label: &str, tables: &[TableInfo]) -> Result
                     reached.highest
                 ));
         }
+    }
+    if let Some(said) = unknown_said(label, tables)? {
+        plan = plan.note(format!(
+            "{label}: {said}; they are taken like all others, but whether they fit their tables is not checked"
+        ));
     }
     Ok(plan)
 }
@@ -292,6 +371,7 @@ pub fn verify(findings: &mut Findings, label: &str, tables: &[TableInfo]) -> Res
             all.len()
         ))
     } else {
+        let mut remedy = String::from("Synapse would refuse to start or give numbers twice; raise them: ");
         let said: Vec<String> = wrong
             .iter()
             .map(|r| format!("{} stands at {}, {} at {}", r.sequence, r.last, r.highest_at, r.highest))
@@ -300,13 +380,26 @@ pub fn verify(findings: &mut Findings, label: &str, tables: &[TableInfo]) -> Res
             .iter()
             .map(|r| format!("SELECT setval('public.{}', {})", r.sequence, r.highest))
             .collect();
-        check.fail(
-            essrun_guest::listed(&said, 10),
-            format!(
-                "Synapse would refuse to start or give numbers twice; raise them: {}",
-                repair.join("; ")
-            ),
-        )
+        remedy.push_str(&repair.join("; "));
+        // What else an administrator may read about it, and be misled by.
+        remedy.push_str(
+            ". A sequence behind its table Synapse raises by itself, but its first start then fails all the same, with \
+             \"inconsistent with associated stream position\"; the second works",
+        );
+        if wrong.iter().any(|r| r.by_a_failover()) {
+            remedy.push_str(
+                ". A position that is exactly 32 ahead comes of a failover of PostgreSQL, which writes sequences ahead by as \
+                 many (SEQ_LOG_VALS) and can lose them: no number is missing, raising is all there is to do",
+            );
+        }
+        check.fail(essrun_guest::listed(&said, 10), remedy)
     });
+    if let Some(said) = unknown_said(label, tables)? {
+        findings.push(essrun_guest::check(format!("synapse-streams-unknown-{label}")).warn(
+            said,
+            "a Synapse newer than this essrun, or somebody else's in its database: whether they fit their tables was not \
+             checked; should Synapse refuse to start, raise the sequence it names with setval, and take a newer essrun",
+        ));
+    }
     Ok(())
 }

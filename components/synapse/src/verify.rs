@@ -15,6 +15,7 @@ pub fn verify(backup: &BackupView, settings: &Settings) -> Result<Vec<Finding>, 
     }
     for (label, tables) in &databases {
         locale(&mut findings, backup, label)?;
+        server(&mut findings, backup, label)?;
         versions(&mut findings, backup, label)?;
         single_rows(&mut findings, backup, label, tables)?;
         streams::verify(&mut findings, label, tables)?;
@@ -23,7 +24,7 @@ pub fn verify(backup: &BackupView, settings: &Settings) -> Result<Vec<Finding>, 
     one_time_keys(&mut findings, backup)?;
     membership_tables(&mut findings, backup, &tables)?;
     media::verify(&mut findings, backup, &tables, settings)?;
-    config::verify(&mut findings, backup)?;
+    config::verify(&mut findings, backup, &tables, settings)?;
     Ok(findings.into())
 }
 
@@ -45,6 +46,33 @@ fn locale(findings: &mut Findings, backup: &BackupView, label: &str) -> Result<(
     Ok(())
 }
 
+/// Synapse refuses a server older than this, whatever its settings say.
+const OLDEST_SERVER: i64 = 140_000;
+
+fn server(findings: &mut Findings, backup: &BackupView, label: &str) -> Result<(), Error> {
+    let found = i64::from(db::info(label)?.server_version_number);
+    let said = |number: i64| format!("PostgreSQL {}", number / 10_000);
+    let check = check(format!("synapse-server-{label}"));
+    let remedy = "restore to a server of PostgreSQL 14 or newer";
+    findings.push(match backup.fact_integer(&format!("server-version/{label}")) {
+        _ if found >= OLDEST_SERVER => check.pass(said(found)),
+        Some(before) if before >= OLDEST_SERVER => check.fail(
+            format!(
+                "{}, the backup is of {}: Synapse starts with 14 or newer only",
+                said(found),
+                said(before)
+            ),
+            remedy,
+        ),
+        // A Synapse of that time may still go with it.
+        _ => check.warn(
+            format!("{}: Synapse of today starts with 14 or newer only", said(found)),
+            remedy,
+        ),
+    });
+    Ok(())
+}
+
 fn versions(findings: &mut Findings, backup: &BackupView, label: &str) -> Result<(), Error> {
     let check = check(format!("synapse-versions-{label}"));
     let (version, compat) = facts::versions(label)?;
@@ -62,8 +90,13 @@ fn versions(findings: &mut Findings, backup: &BackupView, label: &str) -> Result
             AGAIN,
         )
     } else if (version, compat) == recorded {
+        let was = match backup.fact("version") {
+            Some(version) => format!("Synapse {version}, which was running"),
+            None => "the version that was running".to_owned(),
+        };
         check.pass(format!(
-            "{}: start a Synapse whose schema is at least the latter, best the version that was running",
+            "{}: best start {was}. One whose own schema is older than the latter refuses to start, a newer one moves the \
+             schema on, and there is no way back",
             said(recorded)
         ))
     } else {

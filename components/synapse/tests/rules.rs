@@ -5,7 +5,7 @@
 use essrun_component_synapse::Synapse;
 use essrun_guest::mock::{Database, Volume, World};
 use essrun_guest::prelude::*;
-use essrun_guest::{Artifact, BackupStep, IncidentStep, InspectError, PathRule, db::Cell, db::TableKind};
+use essrun_guest::{Artifact, BackupStep, IncidentStep, InspectError, NeedKind, PathRule, db::Cell, db::TableKind};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -33,7 +33,20 @@ struct Small {
     grant_config: bool,
     grant_media: bool,
     media_owner: (u32, u32),
+    /// Files that belong to somebody else.
+    owners: Vec<(&'static str, (u32, u32))>,
+    /// Without the signing key's file.
+    no_key_file: bool,
+    homeserver: &'static str,
+    /// More files in `config`.
+    config: Vec<&'static str>,
+    server: u32,
+    users: Vec<&'static str>,
+    /// Names in stream_positions beside the usual.
+    positions: Vec<&'static str>,
 }
+
+const HOMESERVER: &str = "# server_name: no\nserver_name: \"example.org\" # ours\nfoo: 1\n";
 
 impl Small {
     fn new() -> Self {
@@ -94,16 +107,27 @@ impl Small {
             grant_config: true,
             grant_media: true,
             media_owner: (10991, 10991),
+            owners: Vec::new(),
+            no_key_file: false,
+            homeserver: HOMESERVER,
+            config: Vec::new(),
+            server: 150_018,
+            users: vec!["@alice:example.org", "@bob:example.org", "@7:example.org"],
+            positions: Vec::new(),
         }
     }
 
     fn world(&self) -> World {
-        let mut database = Database::postgres().locale(self.locale[0], self.locale[1], self.locale[2]);
+        let mut database =
+            Database::postgres()
+                .version(self.server)
+                .locale(self.locale[0], self.locale[1], self.locale[2]);
         for (table, rows) in &self.rows {
             let columns: &[&str] = match *table {
                 "events" => &["event_id", "stream_ordering"],
                 "local_media_repository" => &["media_id", "media_length", "url_cache", "sha256", "quarantined_by"],
                 "device_inbox" => &["stream_id", "message_json"],
+                "users" => &["name", "is_guest"],
                 _ => &["id"],
             };
             database = database.table(&format!("public.{table}"), columns, *rows);
@@ -135,6 +159,7 @@ impl Small {
         let streams = self.streams.clone();
         let foreign_keys = self.foreign_keys.clone();
         let media = self.media.clone();
+        let (positions, users, known) = (self.positions.clone(), self.users.clone(), self.media.clone());
         let (version, compat) = self.versions;
         let counts: BTreeMap<&str, u64> = self.rows.clone();
         let int = Cell::Integer;
@@ -148,6 +173,20 @@ impl Small {
                     &["to_device".into(), "master".into(), int(12)],
                 ],
             )
+            .answer_with(move |sql, _| {
+                let positions = ["events", "to_device"].iter().chain(&positions);
+                sql.starts_with("SELECT DISTINCT stream_name")
+                    .then(|| Ok(positions.map(|p| vec![(*p).into()]).collect()))
+            })
+            .answer_with(move |sql, _| {
+                let of = sql.strip_prefix(
+                    "SELECT count(*) AS n, min(name) AS example FROM public.users WHERE right(name, length(':",
+                )?;
+                let of = format!(":{}", of.split('\'').next()?);
+                let foreign: Vec<&&str> = users.iter().filter(|u| !u.ends_with(&of)).collect();
+                let example = foreign.first().map(|u| (**u).to_owned());
+                Some(Ok(vec![vec![Cell::Integer(foreign.len() as i64), example.into()]]))
+            })
             .answer_with(move |sql, _| {
                 let (name, values) = streams
                     .iter()
@@ -180,6 +219,16 @@ impl Small {
             });
         let rows = media.clone();
         database = database
+            .answer_with(move |sql, params| {
+                let Some(Cell::Text(ids)) = params
+                    .first()
+                    .filter(|_| sql.contains("string_to_array($1::text, ',')"))
+                else {
+                    return None;
+                };
+                let unknown = ids.split(',').filter(|id| !known.iter().any(|(known, ..)| known == id));
+                Some(Ok(unknown.map(|id| vec![id.into()]).collect()))
+            })
             .answer_with(move |sql, _| {
                 sql.contains("quarantined_by IS NULL AS free").then(|| {
                     Ok(rows
@@ -198,22 +247,25 @@ impl Small {
         let mut world = World::new().database("main", database);
         if self.grant_media {
             let mut volume = Volume::new().owner(self.media_owner.0, self.media_owner.1);
+            for (path, (uid, gid)) in &self.owners {
+                volume = volume.owner_of(path, *uid, *gid);
+            }
             for (path, bytes) in &self.files {
                 volume = volume.file(path, bytes);
             }
             world = world.volume("media", volume);
         }
         if self.grant_config {
-            world = world.volume(
-                "config",
-                Volume::new()
-                    .file(
-                        "homeserver.yaml",
-                        "# server_name: no\nserver_name: \"example.org\" # ours\nfoo: 1\n",
-                    )
-                    .file("keys/example.org.signing.key", &self.key_file)
-                    .file("bridges/irc.yaml", "as_token: x\n"),
-            );
+            let mut volume = Volume::new()
+                .file("homeserver.yaml", self.homeserver)
+                .file("bridges/irc.yaml", "as_token: x\n");
+            if !self.no_key_file {
+                volume = volume.file("keys/example.org.signing.key", &self.key_file);
+            }
+            for file in &self.config {
+                volume = volume.file(file, "x");
+            }
+            world = world.volume("config", volume);
         }
         for (name, value) in &self.settings {
             world = world.setting(name, value.clone());
@@ -334,6 +386,8 @@ fn a_whole_restore_passes_every_check() {
         "synapse-media-case",
         "synapse-media-owner",
         "synapse-signing-key",
+        "synapse-server-main",
+        "synapse-server-name",
     ] {
         assert!(names.contains(&name), "{name} did not run: {names:?}");
     }
@@ -372,6 +426,23 @@ fn describe_is_complete() {
         assert!(secret(&format!("main/public.{table}")), "{table}");
     }
     assert!(secret("config"));
+    let of_config = d.classes.iter().find(|c| c.pattern == "config").unwrap();
+    assert!(
+        of_config
+            .on_leak
+            .iter()
+            .any(|step| step.contains("derives it from the signing key"))
+    );
+    for fence in &d.fences {
+        assert!(d.needs_label(&fence.database) && !fence.tables.is_empty());
+    }
+    // Every database of a group on several servers must be named.
+    let databases = d.needs.iter().filter(|n| n.kind == NeedKind::Database);
+    let unfenced: Vec<&str> = databases
+        .map(|n| n.label.as_str())
+        .filter(|label| !d.fences.iter().any(|f| f.database == *label))
+        .collect();
+    assert!(unfenced.is_empty(), "{unfenced:?}");
     assert!(!secret("main/public.events") && !secret("media") && !secret("main/ddl"));
 }
 
@@ -484,6 +555,7 @@ fn wrong_settings_are_named() {
         ("digest-media-files", serde_json::json!(-1)),
         ("signing-key-file", serde_json::json!("../x")),
         ("homeserver-file", serde_json::json!("")),
+        ("version", serde_json::json!("1.163.2 (b=x)")),
     ] {
         let mut small = Small::new();
         small.settings = vec![(name, value)];
@@ -579,6 +651,9 @@ fn facts_hold_what_verify_needs() {
         ("media/rows", "2"),
         ("media/missing", "0"),
         ("media/owner", "10991:10991"),
+        ("media/of-others", "0"),
+        ("server-version/main", "150018"),
+        ("users/of-other-servers", "0"),
     ] {
         assert_eq!(view.fact(key), Some(value), "{key}");
     }
@@ -712,6 +787,105 @@ fn wrong_versions() {
 }
 
 #[test]
+fn the_version_that_was_running_is_kept_and_told() {
+    let mut small = Small::new();
+    assert_eq!(small.view().fact("version"), None);
+    small.settings = vec![("version", "1.163.2".into())];
+    let view = small.view();
+    assert_eq!(view.fact("version"), Some("1.163.2"));
+    let findings = small.restored().verify(&view);
+    let f = findings.iter().find(|f| f.check == "synapse-versions-main").unwrap();
+    assert!(
+        f.message.contains("best start Synapse 1.163.2, which was running"),
+        "{f:?}"
+    );
+    assert!(f.message.contains("refuses to start"), "{f:?}");
+}
+
+#[test]
+fn a_server_too_old_for_synapse() {
+    let f = damaged("synapse-server-main", Severity::Error, |s| s.server = 130_014);
+    assert!(
+        f.message.contains("PostgreSQL 13, the backup is of PostgreSQL 15"),
+        "{f:?}"
+    );
+    // Where it ran on one before, it may again.
+    let mut before = Small::new();
+    before.server = 120_001;
+    let mut after = before.restored();
+    after.server = 130_014;
+    let findings = after.verify(&before.view());
+    let f = findings.iter().find(|f| f.check == "synapse-server-main").unwrap();
+    assert_eq!(f.severity, Severity::Warning);
+}
+
+#[test]
+fn another_server_name() {
+    let f = damaged("synapse-server-name", Severity::Error, |s| {
+        s.homeserver = "server_name: matrix.example.org\n"
+    });
+    assert!(
+        f.message.contains("\"matrix.example.org\", it was \"example.org\""),
+        "{f:?}"
+    );
+    let f = damaged("synapse-server-name", Severity::Error, |s| {
+        s.users.push("@carol:other.org")
+    });
+    assert!(
+        f.message
+            .contains("1 users do not belong to \"example.org\", such as \"@carol:other.org\""),
+        "{f:?}"
+    );
+    damaged("synapse-server-name", Severity::Warning, |s| s.homeserver = "foo: 1\n");
+    // It was so before.
+    let mut before = Small::new();
+    before.users.push("@carol:other.org");
+    let findings = before.restored().verify(&before.view());
+    let f = findings.iter().find(|f| f.check == "synapse-server-name").unwrap();
+    assert_eq!(f.severity, Severity::Warning, "{f:?}");
+}
+
+#[test]
+fn the_registration_secrets_file_is_made_anew_as_silently_as_the_key() {
+    let mut small = Small::new();
+    small.homeserver = "server_name: example.org\nregistration_shared_secret_path: /data/secrets/registration\n";
+    let plan = small.backup();
+    let said = plan
+        .notes()
+        .find(|n| n.text.contains("registration_shared_secret_path"))
+        .unwrap();
+    assert!(
+        said.severity == Severity::Warning && said.text.contains("without a word"),
+        "{said:?}"
+    );
+    small.config = vec!["secrets/registration"];
+    assert!(
+        !small
+            .backup()
+            .notes()
+            .any(|n| n.text.contains("registration_shared_secret_path"))
+    );
+    let view = small.view();
+    let found = |small: &Small| {
+        let findings = small.restored().verify(&view);
+        findings
+            .into_iter()
+            .find(|f| f.check == "synapse-registration-secret")
+            .unwrap()
+    };
+    assert_eq!(found(&small).severity, Severity::Info);
+    small.config.clear();
+    assert_eq!(found(&small).severity, Severity::Warning);
+    // Without any configuration both are said.
+    small.grant_config = false;
+    let plan = small.backup();
+    assert!(
+        plan.notes()
+            .any(|n| n.text.contains("SIGNING KEY") && n.text.contains("registration_shared_secret_path"))
+    );
+}
+
+#[test]
 fn one_time_keys_left() {
     let f = damaged("synapse-one-time-keys-empty", Severity::Error, |s| {
         s.rows.insert("e2e_one_time_keys_json", 2);
@@ -753,6 +927,66 @@ fn streams_ahead_of_their_sequence() {
     damaged("synapse-streams-main", Severity::Error, |s| {
         s.streams.insert("events_backfill_stream_seq", vec![4, 5]);
     });
+    // What else one may meet is said where it can be that.
+    assert!(
+        f.remedy.contains("second works") && f.remedy.contains("SEQ_LOG_VALS"),
+        "{f:?}"
+    );
+    let f = damaged("synapse-streams-main", Severity::Error, |s| {
+        s.streams.insert("device_inbox_sequence", vec![12, 12, 45]);
+    });
+    assert!(
+        f.remedy.contains("second works") && !f.remedy.contains("SEQ_LOG_VALS"),
+        "{f:?}"
+    );
+}
+
+#[test]
+fn guests_are_called_by_numbers() {
+    let mut before = Small::new();
+    before.streams.insert("user_id_seq", vec![7, 7]);
+    let view = before.view();
+    assert_eq!(view.fact("sequence/main/user_id_seq"), Some("7"));
+    let mut after = before.restored();
+    after.streams.insert("user_id_seq", vec![3, 7]);
+    let findings = after.verify(&view);
+    let f = findings.iter().find(|f| f.check == "synapse-streams-main").unwrap();
+    assert_eq!(f.severity, Severity::Error);
+    assert!(
+        f.message
+            .contains("user_id_seq stands at 3, public.users.name of guests at 7"),
+        "{f:?}"
+    );
+    // Only numbers of guests count: administrators and bridges may call users by any.
+    let world = after.world();
+    world.run(|| Synapse::verify(&view)).unwrap();
+    let asked = world.queries();
+    let (_, sql) = asked
+        .iter()
+        .find(|(_, sql)| sql.contains("FROM public.user_id_seq)"))
+        .unwrap();
+    assert!(sql.contains("is_guest = 1"), "{sql}");
+}
+
+#[test]
+fn streams_and_sequences_that_are_not_known_are_said() {
+    let quiet = Small::new();
+    let all = quiet.restored().verify(&quiet.view());
+    assert!(!all.iter().any(|f| f.check == "synapse-streams-unknown-main"));
+    let mut small = Small::new();
+    small.streams.insert("brand_new_seq", vec![5]);
+    small.positions = vec!["brand_new"];
+    assert!(small.backup().notes().any(|n| n.text.contains("brand_new_seq")));
+    let findings = small.restored().verify(&small.view());
+    let f = findings
+        .iter()
+        .find(|f| f.check == "synapse-streams-unknown-main")
+        .unwrap();
+    assert_eq!(f.severity, Severity::Warning);
+    assert_eq!(
+        f.message,
+        "sequences not known here: brand_new_seq, streams not known here: brand_new"
+    );
 }
 
 #[test]
@@ -809,7 +1043,33 @@ fn media_not_needed_is_not_missed_and_orphans_are_counted() {
     let findings = small.restored().verify(&small.view());
     let find = |name: &str| findings.iter().find(|f| f.check == name).unwrap();
     assert_eq!(find("synapse-media-files").severity, Severity::Info);
-    assert!(find("synapse-media-orphans").message.contains("3 files, 1 of them"));
+    assert_eq!(
+        find("synapse-media-orphans").message,
+        "3 files, 1 of them not known to the database: local_content/or/ph/an"
+    );
+}
+
+#[test]
+fn orphans_are_named_up_to_five() {
+    let mut small = Small::new();
+    small.files.push(("local_content/lost+found", b"x"));
+    let message = |small: &Small| {
+        let findings = small.restored().verify(&small.view());
+        let f = findings
+            .into_iter()
+            .find(|f| f.check == "synapse-media-orphans")
+            .unwrap();
+        assert_eq!(f.severity, Severity::Info);
+        f.message
+    };
+    assert!(message(&small).ends_with("1 of them not known to the database: local_content/lost+found"));
+    for i in 0..6 {
+        let path: &'static str = Box::leak(format!("local_content/or/ph/an{i}").into_boxed_str());
+        small.files.push((path, b"x"));
+    }
+    let said = message(&small);
+    assert!(said.contains("7 of them") && said.ends_with("; and more"), "{said}");
+    assert_eq!(said.matches("local_content/").count(), 5, "{said}");
 }
 
 #[test]
@@ -847,6 +1107,20 @@ fn a_file_system_without_case() {
 fn wrong_owner_of_media() {
     let f = damaged("synapse-media-owner", Severity::Warning, |s| s.media_owner = (0, 0));
     assert!(f.message.contains("0:0, it was 10991:10991"));
+    // The directory is right, a file in it is not.
+    let f = damaged("synapse-media-owner", Severity::Warning, |s| {
+        s.owners.push(("local_content/ik/Hu/nVLhUApJ", (0, 0)));
+    });
+    assert!(
+        f.message.contains("1 of 2 media do not belong to 10991:10991") && f.message.contains("nVLhUApJ 0:0"),
+        "{f:?}"
+    );
+    // As it was.
+    let mut before = Small::new();
+    before.owners.push(("local_content/ik/Hu/nVLhUApJ", (0, 0)));
+    let findings = before.restored().verify(&before.view());
+    let f = findings.iter().find(|f| f.check == "synapse-media-owner").unwrap();
+    assert_eq!(f.severity, Severity::Info, "{f:?}");
 }
 
 #[test]
@@ -866,6 +1140,19 @@ fn signing_key_missing_or_another() {
     damaged("synapse-signing-key", Severity::Error, |s| {
         s.key_file = "nonsense".into()
     });
+    let f = damaged("synapse-signing-key", Severity::Error, |s| s.no_key_file = true);
+    assert!(f.message.contains("keys/example.org.signing.key is missing"), "{f:?}");
+    // It was not there when the backup was taken either.
+    let mut before = Small::new();
+    before.no_key_file = true;
+    let plan = before.backup();
+    assert!(
+        plan.notes()
+            .any(|n| n.severity == Severity::Warning && n.text.contains("signing key is not known to be"))
+    );
+    let findings = before.restored().verify(&before.view());
+    let f = findings.iter().find(|f| f.check == "synapse-signing-key").unwrap();
+    assert_eq!(f.severity, Severity::Warning, "{f:?}");
 }
 
 #[test]
