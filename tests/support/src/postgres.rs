@@ -138,24 +138,15 @@ impl Builder {
         let main = std::fs::read_to_string(data.join("postgresql.conf"))?;
         std::fs::write(data.join("postgresql.conf"), format!("{main}\ninclude 'essrun.conf'\n"))?;
 
-        // A port found free can be taken by somebody else before the server binds it: try a few.
-        let mut cluster = Cluster {
+        Cluster {
             bin,
             port: 0,
             run_as,
             keeper: None,
             password: self.password,
             dir,
-        };
-        let mut last = None;
-        for _ in 0..5 {
-            cluster.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            match cluster.launch() {
-                Ok(()) => return Ok(cluster),
-                Err(e) => last = Some(e),
-            }
         }
-        Err(last.unwrap_or_else(|| Error::other("no try was made")))
+        .on_a_free_port()
     }
 }
 
@@ -171,6 +162,56 @@ impl Cluster {
             builder = builder.setting(*name, *value);
         }
         builder.start()
+    }
+
+    /// A hot standby that streams from this server, on a port of its own; it must go before this one.
+    pub fn standby(&self) -> std::io::Result<Cluster> {
+        let dir = tempfile::Builder::new().prefix("essrun-pg-").tempdir()?;
+        if let Some((uid, gid)) = self.run_as {
+            std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid))?;
+        }
+        let data = dir.path().join("data");
+        let mut backup = command(&self.bin, "pg_basebackup", self.run_as);
+        backup
+            .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"])
+            .arg(&data)
+            .current_dir(dir.path())
+            .env("PGHOST", self.dir.path())
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", "postgres");
+        if let Some(password) = &self.password {
+            backup.env("PGPASSWORD", password);
+        }
+        succeed("pg_basebackup", backup.output()?)?;
+        // The settings are those of the other; the socket is its own.
+        let conf = data.join("essrun.conf");
+        let settings = std::fs::read_to_string(&conf)?;
+        std::fs::write(
+            &conf,
+            format!("{settings}unix_socket_directories = '{}'\n", dir.path().display()),
+        )?;
+        Cluster {
+            bin: self.bin.clone(),
+            port: 0,
+            run_as: self.run_as,
+            keeper: None,
+            password: self.password.clone(),
+            dir,
+        }
+        .on_a_free_port()
+    }
+
+    /// Starts it. A port found free can be taken by somebody else before the server binds it: a few are tried.
+    fn on_a_free_port(mut self) -> std::io::Result<Cluster> {
+        let mut last = None;
+        for _ in 0..5 {
+            self.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            match self.launch() {
+                Ok(()) => return Ok(self),
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::other("no try was made")))
     }
 
     pub fn port(&self) -> u16 {

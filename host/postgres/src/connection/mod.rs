@@ -7,6 +7,7 @@
 mod parse;
 mod pooler;
 mod reach;
+mod same;
 mod session;
 mod tap;
 mod tls;

@@ -1,11 +1,12 @@
 //! Snapshots of several databases that agree.
 //!
 //! Three ways, best first. *Same instant*: databases of one server share their transaction ids, so equal
-//! `pg_current_snapshot()` texts mean the same instant; open all, compare, repeat until equal. *Fenced*: databases of
-//! different servers agree while SHARE locks keep the tables that matter from changing. *Ordered*: one after the other,
-//! in the order given, with the gap measured; only when asked for.
+//! `pg_current_snapshot()` texts mean the same instant; open all, compare, repeat until equal. On a standby the text is
+//! not all of a snapshot, so there it must be proved as well that nothing was replayed meanwhile ([`standby`]). *Fenced*:
+//! databases of different servers agree while SHARE locks keep the tables that matter from changing. *Ordered*: one after
+//! the other, in the order given, with the gap measured; only when asked for.
 
-use super::{Snapshot, fence};
+use super::{Snapshot, fence, standby};
 use crate::connection::{Connection, Session};
 use crate::error::{Error, Result};
 use crate::names::TableName;
@@ -81,33 +82,38 @@ pub struct Reached {
     pub took_ms: f64,
     /// Between the first and the last snapshot of the try that counted.
     pub gap_ms: f64,
-    /// How long writers of the fenced tables had to wait.
+    /// How long writers of the fenced tables had to wait for the try that counted.
     pub hold_ms: Option<f64>,
+    /// The same over all tries, those that came to nothing too; absent where no fence was tried, and in backups that are
+    /// older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced_ms: Option<f64>,
 }
 
 impl Reached {
     /// In words, for people.
     pub fn in_words(&self) -> String {
+        let (n, gap) = (self.members.len(), self.gap_ms);
+        let tries = match self.tries {
+            1 => "1 try".to_owned(),
+            more => format!("{more} tries"),
+        };
+        // What one fence took is said already; more than that only where there were more.
+        let hold = self.hold_ms.unwrap_or_default();
+        let waited = match self.fenced_ms.filter(|all| *all > hold) {
+            Some(all) => format!("; writers waited {all:.1} ms over all tries"),
+            None => String::new(),
+        };
         match self.how {
             Consistency::Single => "one database, one snapshot".to_owned(),
-            Consistency::SameInstant => format!(
-                "{} databases at the same instant ({} {}, {:.1} ms)",
-                self.members.len(),
-                self.tries,
-                if self.tries == 1 { "try" } else { "tries" },
-                self.took_ms
-            ),
+            Consistency::SameInstant => {
+                format!("{n} databases at the same instant ({tries}, {:.1} ms)", self.took_ms)
+            }
             Consistency::Fenced => format!(
-                "{} databases behind a lock fence held for {:.1} ms ({} {})",
-                self.members.len(),
-                self.hold_ms.unwrap_or_default(),
-                self.tries,
-                if self.tries == 1 { "try" } else { "tries" }
+                "{n} databases behind a lock fence held for {hold:.1} ms, snapshots {gap:.1} ms apart ({tries}{waited})"
             ),
             Consistency::Ordered => format!(
-                "{} databases one after the other, {:.1} ms apart: {}",
-                self.members.len(),
-                self.gap_ms,
+                "{n} databases one after the other, {gap:.1} ms apart ({tries}{waited}): {}",
                 self.members
                     .iter()
                     .map(|m| m.label.as_str())
@@ -127,6 +133,14 @@ pub struct SnapshotGroup {
 
 /// Opens a transaction, takes its snapshot and shows it, in one round trip.
 const OPEN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_catalog.pg_current_snapshot()::text";
+
+/// What was spent on the way, whatever came of it.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    pub tries: u32,
+    /// How long locks were asked for or held.
+    pub fenced: Duration,
+}
 
 pub(super) struct Taken {
     pub visible: String,
@@ -165,18 +179,33 @@ impl SnapshotGroup {
         }
         let sessions = try_join_all(databases.iter().map(|(_, c)| Session::open(c))).await?;
         let began = Instant::now();
-        let (how, taken, tries, hold) = if sessions.len() == 1 {
-            (Consistency::Single, take_in_order(&sessions).await?, 1, None)
-        } else if same_server(&sessions).await? {
-            let until = began + request.give_up;
-            match same_instant(&sessions, until).await? {
-                (Some(taken), tries) => (Consistency::SameInstant, taken, tries, None),
-                (None, tries) => {
-                    Self::otherwise(&databases, &sessions, request, tries, "the server commits too fast").await?
+        let mut spent = Spent::default();
+        let (how, taken, hold) = if sessions.len() == 1 {
+            spent.tries = 1;
+            (Consistency::Single, take_in_order(&sessions).await?, None)
+        } else if let Some(server) = one_server(&sessions).await? {
+            match same_instant(&sessions, server, began + request.give_up, &mut spent).await? {
+                Some(taken) => (Consistency::SameInstant, taken, None),
+                None => {
+                    let why = match server {
+                        Server::Primary => "the server commits too fast",
+                        Server::Standby => {
+                            "their server is a standby, where that is only known while it has replayed all it received, \
+                             and there was no such moment"
+                        }
+                    };
+                    Self::otherwise(&databases, &sessions, request, &mut spent, why).await?
                 }
             }
         } else {
-            Self::otherwise(&databases, &sessions, request, 0, "they are on different servers").await?
+            Self::otherwise(
+                &databases,
+                &sessions,
+                request,
+                &mut spent,
+                "they are on different servers",
+            )
+            .await?
         };
         let took = began.elapsed();
         let first = taken.iter().map(|t| t.at).min().unwrap_or(began);
@@ -200,10 +229,11 @@ impl SnapshotGroup {
             reached: Reached {
                 how,
                 members,
-                tries,
+                tries: spent.tries,
                 took_ms: ms(took),
                 gap_ms: ms(last.duration_since(first)),
                 hold_ms: hold.map(ms),
+                fenced_ms: (!spent.fenced.is_zero()).then(|| ms(spent.fenced)),
             },
         })
     }
@@ -222,23 +252,26 @@ impl SnapshotGroup {
         databases: &[(String, Connection)],
         sessions: &[Session],
         request: &ConsistencyRequest,
-        tries: u32,
+        spent: &mut Spent,
         why: &str,
-    ) -> Result<(Consistency, Vec<Taken>, u32, Option<Duration>)> {
+    ) -> Result<(Consistency, Vec<Taken>, Option<Duration>)> {
         let named = databases
             .iter()
             .all(|(label, _)| request.fence.iter().any(|f| &f.label == label && !f.tables.is_empty()));
         let mut why = why.to_owned();
         if named {
-            match fence::take(databases, sessions, request).await {
-                Ok((taken, more, hold)) => return Ok((Consistency::Fenced, taken, tries + more, Some(hold))),
+            match fence::take(databases, sessions, request, spent).await {
+                Ok((taken, hold)) => return Ok((Consistency::Fenced, taken, Some(hold))),
                 Err(e) if request.allow_ordered => tracing::warn!(error = %e, "no lock fence, going in order"),
                 Err(Error::Refused { why: more, .. }) => why = format!("{why}, and {more}"),
                 Err(e) => return Err(e),
             }
         }
         if request.allow_ordered {
-            return Ok((Consistency::Ordered, take_in_order(sessions).await?, tries + 1, None));
+            // Behind a fence that fell, some may have a snapshot already: of that moment, not of this order.
+            end_all(sessions).await?;
+            spent.tries += 1;
+            return Ok((Consistency::Ordered, take_in_order(sessions).await?, None));
         }
         let labels: Vec<&str> = databases.iter().map(|(label, _)| label.as_str()).collect();
         Err(Error::refused(
@@ -281,52 +314,86 @@ async fn take_in_order(sessions: &[Session]) -> Result<Vec<Taken>> {
     Ok(taken)
 }
 
-/// What tells one running server from another.
-async fn identity(session: &Session) -> Result<Option<String>> {
+/// What kind of server all databases are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Primary,
+    /// In recovery.
+    Standby,
+}
+
+/// What tells one running server from another, and what kind it is.
+async fn identity(session: &Session) -> Result<Option<(String, Server)>> {
     let answer = session
         .simple_query(
             "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text || ' ' || \
-             pg_catalog.pg_postmaster_start_time()::text || ' ' || pg_catalog.pg_is_in_recovery()::text",
+             pg_catalog.pg_postmaster_start_time()::text, pg_catalog.pg_is_in_recovery()::text",
         )
         .await
         .map_err(|e| session.error("identify the server", &e))?;
     Ok(answer.iter().find_map(|m| match m {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        tokio_postgres::SimpleQueryMessage::Row(row) => {
+            let server = if row.get(1)? == "true" {
+                Server::Standby
+            } else {
+                Server::Primary
+            };
+            Some((row.get(0)?.to_owned(), server))
+        }
         _ => None,
     }))
 }
 
-/// Whether all sessions are on one running server: same system, same start, none a standby of another.
-async fn same_server(sessions: &[Session]) -> Result<bool> {
+/// The one running server all sessions are on: same system, same start, none a standby of another. `None`: several.
+async fn one_server(sessions: &[Session]) -> Result<Option<Server>> {
     let mut first = None;
     for session in sessions {
         match (identity(session).await, &first) {
             (Ok(Some(id)), None) => first = Some(id),
             (Ok(Some(id)), Some(first)) if &id == first => {}
-            (Ok(_), _) => return Ok(false),
+            (Ok(_), _) => return Ok(None),
             // Not allowed to know: treated as different servers, which is never wrong, only dearer.
-            (Err(Error::Server { code, .. }), _) if code == "42501" => return Ok(false),
+            (Err(Error::Server { code, .. }), _) if code == "42501" => return Ok(None),
             (Err(e), _) => return Err(e),
         }
     }
-    Ok(true)
+    Ok(first.map(|(_, server)| server))
+}
+
+/// Ends what transactions are open; where none is, nothing happens.
+async fn end_all(sessions: &[Session]) -> Result<()> {
+    try_join_all(sessions.iter().map(|s| s.run("end a snapshot", "ROLLBACK"))).await?;
+    Ok(())
 }
 
 /// Tries until all snapshots are equal or time is up; then the sessions are left without a transaction.
-async fn same_instant(sessions: &[Session], until: Instant) -> Result<(Option<Vec<Taken>>, u32)> {
-    let mut tries = 0;
+async fn same_instant(
+    sessions: &[Session],
+    server: Server,
+    until: Instant,
+    spent: &mut Spent,
+) -> Result<Option<Vec<Taken>>> {
     loop {
-        tries += 1;
+        spent.tries += 1;
+        let before = match (server, sessions.first()) {
+            (Server::Standby, Some(first)) => standby::replay(first).await?,
+            _ => None,
+        };
         let taken = try_join_all(sessions.iter().map(take)).await?;
-        if taken.windows(2).all(|w| match w {
+        let alike = taken.windows(2).all(|w| match w {
             [a, b] => a.visible == b.visible,
             _ => true,
-        }) {
-            return Ok((Some(taken), tries));
+        });
+        let alike = match (before, sessions.first()) {
+            (Some(before), Some(first)) if alike => before.stood_still(standby::replay(first).await?),
+            _ => alike,
+        };
+        if alike {
+            return Ok(Some(taken));
         }
-        try_join_all(sessions.iter().map(|s| s.run("end a snapshot", "ROLLBACK"))).await?;
+        end_all(sessions).await?;
         if Instant::now() >= until {
-            return Ok((None, tries));
+            return Ok(None);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod fence;
 mod group;
+mod standby;
 
 pub use group::{Consistency, ConsistencyRequest, FenceTables, MemberInstant, Reached, SnapshotGroup};
 
@@ -73,6 +74,11 @@ impl Snapshot {
     /// Looks into this instant.
     pub fn inspector(&self) -> &Inspector {
         &self.inspector
+    }
+
+    /// Looks into this instant by another connection to the same database: as somebody else, or by another way.
+    pub fn inspector_by(&self, connection: &Connection) -> Inspector {
+        Inspector::at(connection.clone(), Some(self.id.clone()))
     }
 
     pub async fn info(&self) -> Result<DatabaseInfo> {
