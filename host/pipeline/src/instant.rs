@@ -1,10 +1,12 @@
 //! Instants of a run: which databases are taken together, and the words for what was reached.
 
 use crate::body::Instant;
-use crate::config::{Accept, DatabaseSource, GroupConfig, Pipeline};
+use crate::config::{Accept, GroupConfig, Pipeline};
 use crate::error::PipelineError;
 use crate::load::Loaded;
+use crate::peers;
 use essrun_postgres::{Connection, Consistency, ConsistencyRequest, FenceTables, Reached, SnapshotGroup, TableName};
+use std::collections::BTreeSet;
 
 /// A planned group: its name, what is accepted, and its databases as (component, label, connection).
 pub struct Planned {
@@ -15,7 +17,7 @@ pub struct Planned {
 }
 
 /// Every Postgres database a run backs up stands in exactly one group: a configured one, or its component's own.
-pub fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>, PipelineError> {
+pub async fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>, PipelineError> {
     let mut groups = Vec::new();
     let mut grouped: Vec<&str> = Vec::new();
     for GroupConfig {
@@ -30,6 +32,15 @@ pub fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>, Pipe
             .filter_map(|c| loaded.iter().find(|l| l.name() == c))
             .collect();
         grouped.extend(members.iter().map(|l| l.name()));
+        let mut looks_at = BTreeSet::new();
+        for one in &members {
+            for other in members.iter().filter(|other| other.name() != one.name()) {
+                if peers::looks_at(one, other).await {
+                    looks_at.insert((one.name(), other.name()));
+                }
+            }
+        }
+        let members = in_order(members, |one, other| looks_at.contains(&(one.name(), other.name())));
         groups.push(group(name.clone(), *accept, &members)?);
     }
     for one in loaded.iter().filter(|l| !grouped.contains(&l.name())) {
@@ -39,27 +50,36 @@ pub fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>, Pipe
     Ok(groups)
 }
 
+/// The order in which databases are taken where it cannot be at once: as the file has them, but who looks at another
+/// comes after it. What MAS knows too late it can make again; what it does not know yet it would have Synapse delete.
+fn in_order<T>(mut left: Vec<T>, looks_at: impl Fn(&T, &T) -> bool) -> Vec<T> {
+    let mut ordered = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        // Two that look at each other have no order: then the file's.
+        let next = left
+            .iter()
+            .position(|one| !left.iter().any(|other| looks_at(one, other)));
+        ordered.push(left.remove(next.unwrap_or(0)));
+    }
+    ordered
+}
+
 fn group(name: String, accept: Accept, components: &[&Loaded]) -> Result<Planned, PipelineError> {
     let mut members = Vec::new();
     let mut fences = Vec::new();
     for one in components {
-        for (label, grant) in &one.config.databases {
-            if let DatabaseSource::Postgres(secret) = &grant.source
-                && one.owns(label)
-            {
-                let connection = connection(secret)?;
-                members.push((one.name().to_owned(), label.clone(), connection));
-                if let Some(fence) = one.description.fences.iter().find(|f| &f.database == label) {
-                    let tables = fence
-                        .tables
-                        .iter()
-                        .map(|t| table_name(one.name(), t))
-                        .collect::<Result<_, _>>()?;
-                    fences.push(FenceTables {
-                        label: format!("{}/{label}", one.name()),
-                        tables,
-                    });
-                }
+        for (label, connection) in peers::owned(one) {
+            members.push((one.name().to_owned(), label.clone(), connection?));
+            if let Some(fence) = one.description.fences.iter().find(|f| &f.database == label) {
+                let tables = fence
+                    .tables
+                    .iter()
+                    .map(|t| table_name(one.name(), t))
+                    .collect::<Result<_, _>>()?;
+                fences.push(FenceTables {
+                    label: format!("{}/{label}", one.name()),
+                    tables,
+                });
             }
         }
     }
@@ -149,5 +169,28 @@ pub fn in_words(instant: &Instant) -> String {
             "{}: recorded in a form this essrun does not know",
             instant.databases.join(", ")
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_order;
+
+    #[test]
+    fn who_looks_at_another_is_taken_after_it() {
+        let order = |names: &[&'static str], looks: &[(&str, &str)]| {
+            in_order(names.to_vec(), |a, b| looks.contains(&(*a, *b))).join(" ")
+        };
+        let looks = [("mas", "synapse"), ("sync", "mas")];
+        for names in [["mas", "synapse"], ["synapse", "mas"]] {
+            assert_eq!(order(&names, &looks), "synapse mas");
+        }
+        assert_eq!(
+            order(&["sync", "mas", "irc", "synapse"], &looks),
+            "irc synapse mas sync"
+        );
+        // Otherwise, and where there is no order, as the file has them.
+        assert_eq!(order(&["b", "a", "c"], &[]), "b a c");
+        assert_eq!(order(&["b", "a"], &[("a", "b"), ("b", "a")]), "b a");
     }
 }

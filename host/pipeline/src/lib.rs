@@ -25,6 +25,7 @@ mod known;
 pub mod load;
 pub mod makers;
 pub mod pace;
+mod peers;
 pub mod plugin;
 pub mod policy;
 pub mod repo;

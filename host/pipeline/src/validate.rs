@@ -7,7 +7,7 @@ use crate::error::PipelineError;
 use crate::load::Loaded;
 use crate::policy::{Policy, Question, input};
 use crate::report::Reporter;
-use crate::{keys, load, repo};
+use crate::{keys, load, peers, repo};
 use essrun_sandbox::Engine;
 use essrun_store::Grade;
 use serde::Serialize;
@@ -70,6 +70,9 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
     let sources = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
     for instant in &sources.instants {
         v.ok(&instant.group, crate::instant::in_words(instant));
+    }
+    for (component, severity, text) in peers::unknown(&sources.components) {
+        v.add(&component, severity, text);
     }
     for one in &sources.components {
         let name = one.loaded.name().to_owned();

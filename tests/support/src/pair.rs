@@ -4,16 +4,23 @@ use crate::essrun::{Essrun, Outcome};
 use crate::mas::Mas;
 use crate::postgres::Cluster;
 use crate::suite::Suite;
+use crate::synapse::Database;
 use std::collections::BTreeSet;
 
-/// A suite of Synapse and MAS, on one server or two.
+/// A suite of Synapse and MAS, on one server or two. MAS looks at Synapse's database with a role of its own that can
+/// only read, under another name of the host; the file names MAS first: neither may matter.
 pub struct Pair {
     // First: MAS's own server goes first, where it has one.
     pub second: Option<Cluster>,
     pub suite: Suite,
     pub mas: Mas,
+    /// How MAS reaches Synapse's database.
+    pub looked_at: Database,
     recipient: String,
 }
+
+/// The variable pipeline.toml reads that from.
+pub const LOOKED_AT: &str = "MAS_SYNAPSE_DB";
 
 impl Pair {
     /// A real Synapse with three users, and a MAS that knows them and their devices.
@@ -27,10 +34,22 @@ impl Pair {
         let second = two_servers.then(|| Cluster::builder().password("other").start().expect("a second server"));
         let mas = Mas::create(second.as_ref().unwrap_or(&suite.cluster), &suite.path().join("mas"));
         let recipient = suite.prepare_backups();
+        let looked_at = Database {
+            host: "localhost".to_owned(),
+            user: "mas_reader".to_owned(),
+            password: hex::encode(rand::random::<[u8; 8]>()),
+            ..suite.database.clone()
+        };
+        let role = format!(
+            "CREATE ROLE mas_reader LOGIN PASSWORD '{}'; GRANT pg_read_all_data TO mas_reader",
+            looked_at.password
+        );
+        suite.cluster.psql("postgres", &role).expect("creating MAS's reader");
         let pair = Pair {
             second,
             suite,
             mas,
+            looked_at,
             recipient,
         };
         for (user, device) in pair.synapse_devices() {
@@ -45,11 +64,17 @@ impl Pair {
     }
 
     pub fn accept(&self, accept: &str) {
+        self.write(&format!(
+            "[groups.core]\nconsistent = [\"mas\", \"synapse\"]\naccept = \"{accept}\"\n"
+        ));
+    }
+
+    /// Writes pipeline.toml, with this after the components.
+    pub fn write(&self, groups: &str) {
         let text = format!(
             "{}\n[components.mas]\nuse = \"mas\"\n\
-             databases = {{ main = {{ url-env = \"MAS_DB\" }}, synapse = {{ url-env = \"SYNAPSE_DB\" }} }}\n\
-             volumes = {{ config = {{ path = \"{}\" }} }}\n\n\
-             [groups.core]\nconsistent = [\"synapse\", \"mas\"]\naccept = \"{accept}\"\n",
+             databases = {{ main = {{ url-env = \"MAS_DB\" }}, synapse = {{ url-env = \"{LOOKED_AT}\" }} }}\n\
+             volumes = {{ config = {{ path = \"{}\" }} }}\n\n{groups}",
             self.suite.pipeline(&self.recipient),
             self.mas.config.display()
         );
@@ -57,7 +82,10 @@ impl Pair {
     }
 
     pub fn essrun(&self) -> Essrun {
-        self.suite.essrun().env("MAS_DB", self.mas.database.url())
+        self.suite
+            .essrun()
+            .env("MAS_DB", self.mas.database.url())
+            .env(LOOKED_AT, self.looked_at.url())
     }
 
     pub fn run(&self, args: &[&str]) -> Outcome {

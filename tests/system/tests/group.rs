@@ -1,9 +1,14 @@
 //! Synapse and MAS as one group: backed up while writers commit to Synapse's database and then to MAS's, lost, restored,
-//! and compared. On one server, on two, and what is refused.
+//! and compared. On one server, on two, what is refused, and what is said where they are no group. And a Synapse of two
+//! databases, which are a group by themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use essrun_testkit::essrun::Outcome;
-use essrun_testkit::pair::Pair;
+use essrun_testkit::pair::{LOOKED_AT, Pair};
+use essrun_testkit::postgres::Cluster;
+use essrun_testkit::suite::Suite;
+use essrun_testkit::synapse::Database;
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -108,7 +113,20 @@ fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str, taken:
         assert_eq!(instant["databases"], serde_json::json!(["synapse/main", "mas/main"]));
         assert_eq!(instant["reached"]["how"], how, "{backup}");
         let shown = pair.run(&["show", "pipeline.toml"]).expect_success();
-        assert!(shown.stdout.contains(words), "{shown}");
+        let reached = &instant["reached"];
+        let number = |name: &str| reached[name].as_f64().unwrap();
+        let tries = match number("tries") {
+            1.0 => "1 try".to_owned(),
+            more => format!("{more} tries"),
+        };
+        let words = words
+            .replace(
+                "HOLD",
+                &format!("{:.1} ms", reached["hold_ms"].as_f64().unwrap_or_default()),
+            )
+            .replace("GAP", &format!("{:.1} ms", number("gap_ms")))
+            .replace("TRIES", &tries);
+        assert!(shown.stdout.contains(&words), "{words}: {shown}");
 
         let live = pair.synapse_devices();
         pair.destroy();
@@ -186,7 +204,7 @@ fn on_one_server_at_the_same_instant() {
     never_an_effect_without_its_cause(
         &pair,
         "same-instant",
-        "2 databases at the same instant",
+        "2 databases at the same instant (TRIES",
         "at the same instant",
     );
 
@@ -289,7 +307,7 @@ fn on_two_servers_behind_a_fence() {
     never_an_effect_without_its_cause(
         &pair,
         "fenced",
-        "2 databases behind a lock fence held for",
+        "2 databases behind a lock fence held for HOLD, snapshots GAP apart (TRIES",
         "behind one lock fence",
     );
 
@@ -340,6 +358,15 @@ fn on_two_servers_behind_a_fence() {
         shown.stdout.contains("one after the other") && shown.stdout.contains("synapse/main, then mas/main"),
         "{shown}"
     );
+    // Every fence that came to nothing held Synapse's tables while it waited for MAS's.
+    let tries = reached["tries"].as_u64().unwrap();
+    let (gap, waited) = (
+        reached["gap_ms"].as_f64().unwrap(),
+        reached["fenced_ms"].as_f64().unwrap(),
+    );
+    assert!(tries > 2 && waited > 0.0 && reached["hold_ms"].is_null(), "{reached}");
+    let words = format!("{gap:.1} ms apart ({tries} tries; writers waited {waited:.1} ms over all tries)");
+    assert!(shown.stdout.contains(&words), "{words}: {shown}");
 
     // The gap is told before a restore and found after it, with what to do.
     let drilled = pair.run_with_identity(&["drill", "pipeline.toml"]).expect_success();
@@ -360,4 +387,176 @@ fn on_two_servers_behind_a_fence() {
         planned.stdout.contains("taken") && planned.stdout.contains("after Synapse's"),
         "{planned}"
     );
+}
+
+#[test]
+fn what_is_taken_apart_is_said() {
+    let pair = Pair::new(false);
+    pair.write("");
+    let lines = "    [groups.core]\n    consistent = [\"synapse\", \"mas\"]";
+    let said = pair.run(&["validate", "pipeline.toml"]).expect_success();
+    assert!(
+        said.stdout
+            .contains("mas/main and synapse/main, which it looks at as `synapse`, are not taken at one instant")
+            && said.stdout.contains(lines),
+        "{said}"
+    );
+    let backup = pair.run(&["pipeline.toml"]).expect_success();
+    assert!(backup.stderr.contains(lines), "{backup}");
+    // Those lines are all it takes; and a group there is gets one more.
+    pair.write("[groups.core]\nconsistent = [\"synapse\"]\n");
+    let said = pair.run(&["validate", "pipeline.toml"]).expect_success();
+    assert!(said.stdout.contains(lines), "{said}");
+    pair.write(lines);
+    let said = pair.run(&["validate", "pipeline.toml"]).expect_success();
+    assert!(!said.stdout.contains("not taken at one instant"), "{said}");
+    assert!(
+        !said.stdout.contains("no database that a component here backs up"),
+        "{said}"
+    );
+
+    // A peer that is none of these databases: it is another, however alike.
+    pair.suite
+        .cluster
+        .psql("postgres", "CREATE DATABASE other TEMPLATE synapse")
+        .expect("another database");
+    let other = Database {
+        name: "other".to_owned(),
+        ..pair.looked_at.clone()
+    };
+    let elsewhere = pair.essrun().env(LOOKED_AT, other.url());
+    let said = elsewhere.run(&["validate", "pipeline.toml"]).expect_success();
+    let words = format!(
+        "synapse (localhost:{}/other) is no database that a component here backs up",
+        other.port
+    );
+    assert!(said.stdout.contains(&words), "{said}");
+
+    // Everything is lost and MAS alone comes back: nothing is claimed of a Synapse that is not there.
+    pair.run(&["pipeline.toml"]).expect_success();
+    pair.destroy();
+    let restored = pair
+        .run_with_identity(&["restore", "pipeline.toml", "--yes", "--only", "mas"])
+        .expect_success();
+    for (check, words) in [
+        ("mas-synapse-gap", "neither restored with this one nor there"),
+        ("mas-synapse-pair", "Synapse's database is not there"),
+    ] {
+        let f = finding(&restored, check);
+        assert_eq!(f["severity"], "warning", "{f}");
+        assert!(f["message"].as_str().unwrap().contains(words), "{f}");
+    }
+}
+
+/// Splits a Synapse that was never started over two databases.
+fn split(suite: &Suite, state: &Database) {
+    let file = suite.home.config_file();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let args = text
+        .lines()
+        .find(|line| line.starts_with("  args: "))
+        .expect("how main is reached");
+    let whole = format!("database:\n  name: psycopg2\n{args}\n");
+    assert!(text.contains(&whole), "{text}");
+    let of_state = format!(
+        "  args: {{user: '{}', password: '{}', dbname: '{}', host: '{}', port: {}, cp_min: 1, cp_max: 5}}",
+        state.user, state.password, state.name, state.host, state.port
+    );
+    let two = format!(
+        "databases:\n  main:\n    name: psycopg2\n    data_stores: [main]\n  {args}\n\
+         \x20 state:\n    name: psycopg2\n    data_stores: [state]\n  {of_state}\n"
+    );
+    std::fs::write(&file, text.replace(&whole, &two)).unwrap();
+}
+
+#[test]
+fn a_synapse_of_two_databases_on_two_servers() {
+    let suite = Suite::create();
+    let second = Cluster::builder().password("other").start().expect("a second server");
+    let state = Database {
+        port: second.port(),
+        user: "state_user".to_owned(),
+        name: "synapse_state".to_owned(),
+        ..suite.database.clone()
+    };
+    for sql in [
+        format!("CREATE ROLE state_user LOGIN CREATEDB PASSWORD '{}'", state.password),
+        "CREATE DATABASE synapse_state OWNER state_user ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0".to_owned(),
+    ] {
+        second.psql("postgres", &sql).expect("a database of state groups");
+    }
+    split(&suite, &state);
+    let server = suite.home.start();
+    let client = server.client();
+    let alice = client.register("alice", "password", false).expect("registering");
+    let room = client
+        .create_room(&alice.token, &json!({"name": "the room", "preset": "public_chat"}))
+        .expect("a room");
+    let event = client.send_text(&alice.token, &room, "before").expect("a message");
+    let groups = "SELECT count(*) > 0 FROM state_groups";
+    assert_eq!(second.psql("synapse_state", groups).unwrap(), "t");
+    assert_eq!(suite.sql("SELECT to_regclass('public.state_groups') IS NULL"), "t");
+
+    // Nothing is stopped. Without the second database nothing is taken either.
+    suite.prepare_backups();
+    let essrun = suite.essrun().env("STATE_DB", state.url());
+    essrun.run(&["init", "pipeline.toml"]).expect_success();
+    let refused = essrun.run(&["pipeline.toml"]);
+    assert_ne!(refused.code(), Some(0), "{refused}");
+    refused.expect_stderr(&["grant it as `state`"]);
+    let text = std::fs::read_to_string(suite.pipeline_file()).unwrap();
+    let main = "main = { url-env = \"SYNAPSE_DB\" }";
+    assert!(text.contains(main), "{text}");
+    let both = text.replace(main, &format!("{main}, state = {{ url-env = \"STATE_DB\" }}"));
+    std::fs::write(suite.pipeline_file(), both).unwrap();
+    let backup = essrun.run_json(&["pipeline.toml"]).expect_success();
+    let instant = backup.events_of("instant").next().expect("an instant");
+    assert_eq!(
+        instant["databases"],
+        json!(["synapse/main", "synapse/state"]),
+        "{instant}"
+    );
+    assert_eq!(instant["reached"]["how"], "fenced", "{instant}");
+    client.send_text(&alice.token, &room, "after").expect("a message");
+    server.stop();
+
+    suite.destroy();
+    second
+        .psql("postgres", "DROP DATABASE synapse_state WITH (FORCE)")
+        .expect("dropping the database");
+    let identity = suite.identity();
+    let restored = essrun
+        .run_json(&[
+            "restore",
+            "pipeline.toml",
+            "--identity",
+            identity.to_str().unwrap(),
+            "--yes",
+        ])
+        .expect_success();
+    for check in [
+        "synapse-locale-state",
+        "synapse-versions-state",
+        "synapse-single-rows-state",
+        "synapse-streams-state",
+        "row-counts-state",
+        "row-counts-main",
+        "synapse-membership-tables",
+        "synapse-server-name",
+    ] {
+        assert_eq!(finding(&restored, check)["severity"], "info", "{restored}");
+    }
+    let server = suite.home.start();
+    let client = server.client();
+    let alice = client.login("alice", "password").expect("logging in");
+    let found = client.event(&alice.token, &room, &event).expect("the message");
+    assert_eq!(found["content"]["body"], "before");
+    // State is read and made again.
+    let name = client.state(&alice.token, &room, "m.room.name").expect("the state");
+    assert_eq!(name["name"], "the room");
+    client
+        .set_state(&alice.token, &room, "m.room.topic", &json!({"topic": "again"}))
+        .expect("new state");
+    client.send_text(&alice.token, &room, "again").expect("a message");
+    server.stop();
 }

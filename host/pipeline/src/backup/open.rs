@@ -6,6 +6,7 @@ use crate::config::{DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::instant;
 use crate::load::Loaded;
+use crate::peers;
 use crate::report::{Event, Reporter};
 use crate::time;
 use crate::world::{Database, Granted};
@@ -24,6 +25,8 @@ pub struct Opened {
     pub volumes: BTreeMap<String, Arc<Volume>>,
     /// Where each label comes from, without secrets.
     pub sources: BTreeMap<String, String>,
+    /// Databases it only looks at: which of those the pipeline backs up each is, as COMPONENT/LABEL.
+    pub peers: BTreeMap<String, Option<String>>,
     pub plan: ComponentPlan,
     pub failed: Option<String>,
     /// The component itself is at fault, not what it was to read.
@@ -118,7 +121,7 @@ pub async fn sources(
     loaded: Vec<Loaded>,
     reporter: &dyn Reporter,
 ) -> Result<Sources, PipelineError> {
-    let planned = instant::plan(pipeline, &loaded)?;
+    let planned = instant::plan(pipeline, &loaded).await?;
     let scratch = scratch(pipeline)?;
     let mut components: Vec<Opened> = loaded
         .into_iter()
@@ -127,6 +130,7 @@ pub async fn sources(
             copies: BTreeMap::new(),
             volumes: BTreeMap::new(),
             sources: BTreeMap::new(),
+            peers: BTreeMap::new(),
             plan: ComponentPlan::default(),
             failed: None,
             at_fault: false,
@@ -158,9 +162,10 @@ pub async fn sources(
             }
         }
     }
+    let snapshots = peers::Snapshots::of(&groups, &components).await;
     for one in &mut components {
         if one.failed.is_none()
-            && let Err(e) = bind(one, &groups, &scratch).await
+            && let Err(e) = bind(one, &groups, &snapshots, &scratch).await
         {
             one.fail(&e, reporter);
         }
@@ -173,7 +178,12 @@ pub async fn sources(
 }
 
 /// Binds a component's labels to what was opened.
-async fn bind(one: &mut Opened, groups: &[SnapshotGroup], scratch: &Path) -> Result<(), PipelineError> {
+async fn bind(
+    one: &mut Opened,
+    groups: &[SnapshotGroup],
+    snapshots: &peers::Snapshots<'_>,
+    scratch: &Path,
+) -> Result<(), PipelineError> {
     let name = one.loaded.name().to_owned();
     one.taken_at = time::now();
     let config = one.loaded.config.clone();
@@ -182,15 +192,13 @@ async fn bind(one: &mut Opened, groups: &[SnapshotGroup], scratch: &Path) -> Res
             DatabaseSource::Postgres(secret) => {
                 let inspector = match find(groups, &name, label) {
                     Some(snapshot) => snapshot.inspector().clone(),
-                    // A peer: looked at, backed up by another component. Of its snapshot where there is one.
+                    // A peer: looked at, backed up by another component. As its own role, in that one's snapshot.
                     None => {
                         let connection = instant::connection(secret)?;
-                        let same = groups
-                            .iter()
-                            .flat_map(|g| g.snapshots())
-                            .find(|s| s.connection() == &connection);
+                        let same = snapshots.find(&connection).await;
+                        one.peers.insert(label.clone(), same.map(|s| s.label().to_owned()));
                         match same {
-                            Some(snapshot) => snapshot.inspector().clone(),
+                            Some(snapshot) => snapshot.inspector_by(&connection),
                             None => essrun_postgres::Inspector::new(connection),
                         }
                     }

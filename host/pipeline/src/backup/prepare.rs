@@ -9,6 +9,7 @@ use super::plan;
 use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::load::Loaded;
+use crate::peers;
 use crate::report::Reporter;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub async fn all(
         let mut again = false;
         for one in sources.components.iter_mut().filter(|c| c.failed.is_none()) {
             match plan::ask(one, &sources.groups, pipeline.run.takers).await {
-                Ok(()) => {}
+                Ok(()) => peers::record(one, pipeline, &sources.instants),
                 Err(PipelineError::Changed { what, problem }) if tried < TRIES => {
                     tracing::info!("{what}: {problem}");
                     again = true;

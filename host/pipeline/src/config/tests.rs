@@ -301,6 +301,8 @@ fn the_examples_are_read() {
         Some("https://s3.example.org")
     );
     parse(include_str!("../../../../examples/synapse.toml")).unwrap();
+    let pair = parse(include_str!("../../../../examples/synapse-mas.toml")).unwrap();
+    assert_eq!(pair.groups[0].components, ["synapse", "mas"]);
     // What is commented out there is right as well.
     let all = include_str!("../../../../examples/s3.toml")
         .replace("# limit", "limit")

@@ -277,7 +277,7 @@ pub async fn all(
             "`essrun show` tells what it holds",
         ));
     }
-    targets::refuse_strong(&items).await?;
+    targets::refuse_strong(&items, &body).await?;
     Ok(Planned {
         id,
         body,
@@ -301,7 +301,7 @@ async fn item(
 ) -> Result<Item, PipelineError> {
     let name = loaded.name().to_owned();
     let mut view = view::of(&name, body, backup)?;
-    view.facts.extend(beside.facts(&loaded, body)?);
+    view.facts.extend(beside.facts(&loaded, body).await?);
     let world = live_world(&loaded).await?;
     let plan = loaded
         .component

@@ -4,6 +4,7 @@ use super::plan::{DatabaseTarget, Item, Planned, Step, finding};
 use crate::body::{Finding, Severity};
 use crate::error::PipelineError;
 use crate::pace::Pace;
+use crate::peers;
 use crate::report::{Event, Reporter};
 use crate::world::{Database, Granted};
 use essrun_artifact::{BackupReader, Progress};
@@ -325,18 +326,20 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
             world.databases.insert(label.clone(), Database::Postgres(inspector));
         }
     }
+    let again = peers::Restored::of(planned.items.iter().map(|i| &i.loaded), &planned.body)?;
     for (label, connection) in &item.peers {
-        let restored = planned.items.iter().find_map(|other| {
-            other.databases.iter().find_map(|(other_label, target)| {
-                let live = live_connection(other, other_label)?;
-                if &live != connection {
-                    return None;
-                }
-                let key = (other.loaded.name().to_owned(), other_label.clone());
+        let restored = again
+            .find(&item.loaded, label, connection, &planned.body)
+            .await
+            .and_then(|name| name.split_once('/'))
+            .and_then(|(owner, theirs)| {
+                let key = (owner.to_owned(), theirs.to_owned());
                 let staged = staged.postgres.get(&key).map(pg::Restored::inspector);
-                staged.or_else(|| target.inspect_in_service())
-            })
-        });
+                staged.or_else(|| {
+                    let other = planned.items.iter().find(|i| i.loaded.name() == owner)?;
+                    other.databases.get(theirs)?.inspect_in_service()
+                })
+            });
         let inspector = match restored {
             Some(restored) => restored,
             None => {
@@ -355,12 +358,4 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
         world.databases.insert(label.clone(), Database::Postgres(inspector));
     }
     Ok(world)
-}
-
-/// How a component's database is reached as it is now.
-pub(super) fn live_connection(item: &Item, label: &str) -> Option<essrun_postgres::Connection> {
-    match &item.loaded.config.databases.get(label)?.source {
-        crate::config::DatabaseSource::Postgres(secret) => crate::instant::connection(secret).ok(),
-        crate::config::DatabaseSource::Sqlite(_) => None,
-    }
 }

@@ -2,11 +2,11 @@
 
 use super::RestoreOptions;
 use super::plan::{DatabaseTarget, Item, Precondition, Purpose, VolumeTarget};
-use super::stage::live_connection;
-use crate::body::Severity;
+use crate::body::{BackupBody, Severity};
 use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::instant;
+use crate::peers;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
 use essrun_postgres::restore as pg;
 use essrun_postgres::{Connection, Inspector};
@@ -172,19 +172,21 @@ pub(super) async fn database(
 
 /// SQL of a plan runs, and verify looks, through the role that makes the new databases. For a component from elsewhere
 /// it must reach no further than the role of its grant may: what it is set to can be set back.
-pub(super) async fn refuse_strong(items: &[Item]) -> Result<(), PipelineError> {
+pub(super) async fn refuse_strong(items: &[Item], body: &BackupBody) -> Result<(), PipelineError> {
+    let again = peers::Restored::of(items.iter().map(|i| &i.loaded), body)?;
     for item in items.iter().filter(|i| i.loaded.third_party) {
         for (label, target) in &item.databases {
             refuse_strong_one(item.loaded.name(), label, target).await?;
         }
         // Of a peer that is restored too it sees what was restored, through the role of whoever restores it.
         for (label, connection) in &item.peers {
-            for other in items {
-                for (other_label, target) in &other.databases {
-                    if live_connection(other, other_label).as_ref() == Some(connection) {
-                        refuse_strong_one(item.loaded.name(), label, target).await?;
-                    }
-                }
+            let restored = again.find(&item.loaded, label, connection, body).await;
+            let Some((owner, theirs)) = restored.and_then(|name| name.split_once('/')) else {
+                continue;
+            };
+            let owner = items.iter().find(|i| i.loaded.name() == owner);
+            if let Some(target) = owner.and_then(|i| i.databases.get(theirs)) {
+                refuse_strong_one(item.loaded.name(), label, target).await?;
             }
         }
     }

@@ -4,18 +4,15 @@
 //! host knows: it puts facts below `instant/LABEL/` beside the component's own, for each peer that is looked at.
 
 use crate::body::{BackupBody, Instant};
-use crate::config::DatabaseSource;
 use crate::error::PipelineError;
 use crate::load::Loaded;
-use crate::{instant, repo};
+use crate::peers::{self, OURS, Restored};
+use crate::repo;
 use essrun_artifact::BackupReader;
-use essrun_postgres::{Connection, Reached};
+use essrun_postgres::{Inspector, Reached};
 use essrun_repository::OpenBackup;
 use essrun_sandbox::contract::{restore as wit, types};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Facts with keys that begin so are the host's; a component's own are not shown.
-const OURS: &str = "instant/";
 
 /// The backup as the component sees it.
 pub(crate) fn of(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<wit::BackupView, PipelineError> {
@@ -55,55 +52,50 @@ pub(crate) fn of(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<w
     })
 }
 
-/// The databases that this restore makes again, to be found by where they are now.
-pub(super) struct Beside(Vec<(String, Connection)>);
+/// What this restore makes again, and how it stands to what a component looks at.
+pub(super) struct Beside(Restored);
 
 impl Beside {
     pub fn of(loaded: &[Loaded], body: &BackupBody) -> Result<Beside, PipelineError> {
-        let mut all = Vec::new();
-        for one in loaded
-            .iter()
-            .filter(|l| body.component(l.name()).is_some_and(|c| c.failed.is_none()))
-        {
-            for (label, grant) in &one.config.databases {
-                if let DatabaseSource::Postgres(secret) = &grant.source
-                    && one.owns(label)
-                {
-                    all.push((format!("{}/{label}", one.name()), instant::connection(secret)?));
-                }
-            }
-        }
-        Ok(Beside(all))
+        Restored::of(loaded, body).map(Beside)
     }
 
-    /// For each peer of a component: `instant/LABEL/how` and `instant/LABEL/gap-ms`, by how much later than the peer's
-    /// the component's own database was taken.
-    pub fn facts(&self, one: &Loaded, body: &BackupBody) -> Result<Vec<types::Fact>, PipelineError> {
+    /// For each peer of a component: `instant/LABEL/how`; `instant/LABEL/gap-ms`, by how much later than the peer's the
+    /// component's own database was taken, where there is such a database; and `instant/LABEL/taken-as` where the backup
+    /// says that the component saw it in the snapshot that is restored now.
+    pub async fn facts(&self, one: &Loaded, body: &BackupBody) -> Result<Vec<types::Fact>, PipelineError> {
         let mut facts = Vec::new();
         let below = format!("{}/", one.name());
         let Some((own_group, own_at)) = taken(body, |label| label.starts_with(&below)) else {
             return Ok(facts);
         };
-        for (label, grant) in &one.config.databases {
-            let DatabaseSource::Postgres(secret) = &grant.source else {
-                continue;
+        for (label, peer) in peers::looked_at(one) {
+            let peer = peer?;
+            let restored = self.0.find(one, label, &peer, body).await;
+            let (how, peer_at) = match restored.and_then(|name| taken(body, |label| label == name)) {
+                Some((group, at)) if group == own_group => (how(group), Some(at)),
+                Some((_, at)) => ("apart".to_owned(), Some(at)),
+                None => match Inspector::new(peer).info().await {
+                    Ok(_) => ("live".to_owned(), Some(now_ms())),
+                    Err(e) => {
+                        tracing::info!("{}/{label} is not there now: {e}", one.name());
+                        ("absent".to_owned(), None)
+                    }
+                },
             };
-            if one.owns(label) {
-                continue;
+            let mut fact = |key: &str, value: String| {
+                facts.push(types::Fact {
+                    key: format!("{OURS}{label}/{key}"),
+                    value,
+                });
+            };
+            fact("how", how);
+            if let Some(at) = peer_at {
+                fact("gap-ms", own_at.saturating_sub(at).to_string());
             }
-            let peer = instant::connection(secret)?;
-            let restored = self.0.iter().find(|(_, connection)| connection == &peer);
-            let (how, peer_at) = match restored.and_then(|(name, _)| taken(body, |label| label == name)) {
-                Some((group, at)) if group == own_group => (how(group), at),
-                Some((_, at)) => ("apart".to_owned(), at),
-                None => ("live".to_owned(), now_ms()),
-            };
-            let fact = |key: &str, value: String| types::Fact {
-                key: format!("{OURS}{label}/{key}"),
-                value,
-            };
-            facts.push(fact("how", how));
-            facts.push(fact("gap-ms", own_at.saturating_sub(peer_at).to_string()));
+            if let (Some(name), Some(_)) = (restored, peers::taken_as(one.name(), label, body)) {
+                fact("taken-as", name.to_owned());
+            }
         }
         Ok(facts)
     }
