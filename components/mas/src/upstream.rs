@@ -33,7 +33,7 @@ pub fn verify(findings: &mut Findings, settings: &Settings) -> Result<(), Error>
     }
     let lost: Vec<String> = configured
         .iter()
-        .filter(|id| !ulid(id).is_some_and(|id| known.contains(&id)))
+        .filter(|id| ulid(id).is_none_or(|id| !known.contains(&id)))
         .map(|id| format!("{id:?}"))
         .collect();
     let check = check("mas-upstream-providers");
@@ -112,7 +112,7 @@ fn ulid(text: &str) -> Option<u128> {
     }
     text.bytes().try_fold(0u128, |number, c| {
         let digit = DIGITS.iter().position(|d| *d == c.to_ascii_uppercase())?;
-        Some(number << 5 | u128::try_from(digit).ok()?)
+        Some((number << 5) | u128::try_from(digit).ok()?)
     })
 }
 

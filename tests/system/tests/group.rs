@@ -508,7 +508,8 @@ fn a_synapse_of_two_databases_on_two_servers() {
     let main = "main = { url-env = \"SYNAPSE_DB\" }";
     assert!(text.contains(main), "{text}");
     let both = text.replace(main, &format!("{main}, state = {{ url-env = \"STATE_DB\" }}"));
-    std::fs::write(suite.pipeline_file(), both).unwrap();
+    let told = format!("{both}\n[components.synapse.settings]\nversion = \"1.163.2\"\n");
+    std::fs::write(suite.pipeline_file(), told).unwrap();
     let backup = essrun.run_json(&["pipeline.toml"]).expect_success();
     let instant = backup.events_of("instant").next().expect("an instant");
     assert_eq!(
@@ -519,6 +520,8 @@ fn a_synapse_of_two_databases_on_two_servers() {
     assert_eq!(instant["reached"]["how"], "fenced", "{instant}");
     client.send_text(&alice.token, &room, "after").expect("a message");
     server.stop();
+    let shown = essrun.run(&["show", "pipeline.toml"]).expect_success();
+    assert!(shown.stdout.contains("  version = 1.163.2\n"), "{shown}");
 
     suite.destroy();
     second
@@ -546,6 +549,14 @@ fn a_synapse_of_two_databases_on_two_servers() {
     ] {
         assert_eq!(finding(&restored, check)["severity"], "info", "{restored}");
     }
+    let versions = finding(&restored, "synapse-versions-main")["message"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(versions.contains("best start Synapse 1.163.2"), "{versions}");
+    // Every sequence and stream of this Synapse is known.
+    let unknown = |e: &serde_json::Value| e["check"].as_str().unwrap().starts_with("synapse-streams-unknown");
+    assert!(!restored.events_of("finding").any(unknown), "{restored}");
     let server = suite.home.start();
     let client = server.client();
     let alice = client.login("alice", "password").expect("logging in");
