@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
+/// zstd's level where the pipeline names none.
+const COMPRESSION_LEVEL: i32 = 2;
+
 /// A whole pipeline.toml.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
@@ -418,14 +421,17 @@ impl Checker<'_> {
         };
         let trusted_writers = writers(raw.trusted_writers)?;
         let distrusted_writers = writers(raw.distrusted_writers)?;
-        let level = raw.compression_level.as_ref().map_or(2, |l| *l.get_ref());
+        let level = raw
+            .compression_level
+            .as_ref()
+            .map_or(COMPRESSION_LEVEL, |l| *l.get_ref());
         if let Some(given) = &raw.compression_level
             && !(1..=19).contains(&level)
         {
             return Err(self.places.error(
                 self.places.of(given),
                 "compression-level is out of range",
-                "use 1 to 19; 3 is the default",
+                format!("use 1 to 19; {COMPRESSION_LEVEL} is the default"),
             ));
         }
         Ok(RepositoryConfig {

@@ -357,3 +357,11 @@ fn bad_stores_are_refused_with_line_and_hint() {
         assert!(said.contains(says), "{lines}: {said}");
     }
 }
+
+#[test]
+fn the_default_level_is_the_one_that_is_told() {
+    let level = parse(GOOD).unwrap().repository.compression_level;
+    let text = GOOD.replacen("url = \"repo\"", "url = \"repo\"\ncompression-level = 20", 1);
+    let refused = parse(&text).unwrap_err().to_string();
+    assert!(refused.contains(&format!("{level} is the default")), "{refused}");
+}
