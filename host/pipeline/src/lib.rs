@@ -24,6 +24,7 @@ pub mod keys;
 mod known;
 pub mod load;
 pub mod makers;
+pub mod order;
 pub mod pace;
 mod peers;
 pub mod plugin;

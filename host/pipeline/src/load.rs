@@ -3,6 +3,7 @@
 use crate::body::{Class, Tier};
 use crate::config::{ComponentConfig, Pipeline, Use};
 use crate::error::{At, PipelineError};
+use crate::order;
 use crate::plugin::{self, SignedBy};
 use crate::report::{Event, Reporter};
 use essrun_artifact::Sensitivity;
@@ -102,7 +103,8 @@ pub fn engine_with(cache: &Path) -> Result<Engine, PipelineError> {
     .map_err(|e| PipelineError::Internal(e.to_string()))
 }
 
-/// Loads the components of a pipeline (or those of `only`), each checked against its grants. Nothing is opened.
+/// Loads the components of a pipeline (or those of `only`), each checked against its grants, in the order they come back
+/// in. Nothing is opened.
 pub async fn all(
     pipeline: &Pipeline,
     only: &[String],
@@ -157,7 +159,7 @@ pub async fn each(
             loaded.push(one);
         }
     }
-    loaded.sort_by(|a, b| a.tier().cmp(&b.tier()).then_with(|| a.name().cmp(b.name())));
+    order::loaded(&mut loaded);
     Ok((loaded, failed))
 }
 
