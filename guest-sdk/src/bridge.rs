@@ -75,8 +75,8 @@ pub fn registration(findings: &mut Findings, backup: &BackupView, pattern: &str)
     let name = "bridge-registration";
     if !backup.holds("config") || !volume::granted("config")? {
         findings.push(check(name).warn(
-            "the backup holds no configuration",
-            "put the bridge's configuration and registration back by other means, with the tokens Synapse knows",
+            "no configuration is restored",
+            "make sure that the bridge's configuration and registration are there, with the tokens Synapse knows",
         ));
         return Ok(());
     }

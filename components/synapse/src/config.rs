@@ -181,8 +181,8 @@ fn foreign_users(tables: &[TableInfo], server_name: &str) -> Result<Option<(i64,
 fn signing_keys(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
     if !backup.holds("config") || !volume::granted("config")? {
         findings.push(check("synapse-signing-key").warn(
-            "the backup holds no configuration, so nothing is known of the signing key",
-            "put the old signing key in place before the first start; Synapse makes a new one silently when it is missing",
+            "no configuration is restored, so nothing is known of the signing key",
+            "make sure that the old signing key is in place before the first start; Synapse makes a new one silently when it is missing",
         ));
         return Ok(());
     }
