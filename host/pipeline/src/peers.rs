@@ -162,11 +162,16 @@ pub(crate) fn unknown(opened: &[Opened]) -> Vec<(String, Severity, String)> {
 pub(crate) struct Restored(Vec<(String, Connection)>);
 
 impl Restored {
-    pub fn of<'a>(loaded: impl IntoIterator<Item = &'a Loaded>, body: &BackupBody) -> Result<Restored, PipelineError> {
+    /// Of these components, with the labels that are `wanted` (component, label).
+    pub fn of<'a>(
+        loaded: impl IntoIterator<Item = &'a Loaded>,
+        body: &BackupBody,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> Result<Restored, PipelineError> {
         let mut all = Vec::new();
         for one in loaded {
             if body.component(one.name()).is_some_and(|c| c.failed.is_none()) {
-                for (label, connection) in owned(one) {
+                for (label, connection) in owned(one).filter(|(label, _)| wanted(one.name(), label)) {
                     all.push((format!("{}/{label}", one.name()), connection?));
                 }
             }

@@ -304,6 +304,12 @@ impl Staged {
         .await
     }
 
+    /// Refuses what [`Staged::swap`] would refuse because of what is at the destination now.
+    pub async fn swap_ready(&self) -> Result<(), SqliteError> {
+        let (destination, replace) = (self.destination.clone(), self.replace);
+        blocking(move || occupied(&destination, replace).map(|_| ())).await
+    }
+
     /// Puts the database in place; what was there is kept under a dated name.
     pub async fn swap(self) -> Result<Swapped, SqliteError> {
         blocking(move || swap(&self)).await

@@ -34,7 +34,7 @@ pub fn binary() -> PathBuf {
     })
 }
 
-/// When to send SIGKILL.
+/// When to send SIGKILL, or to do something else.
 #[derive(Clone, Copy, Debug)]
 pub enum Kill {
     /// So long after the start.
@@ -43,6 +43,8 @@ pub enum Kill {
     AtEvent(usize),
     /// As soon as an event of this kind has been printed.
     AtKind(&'static str),
+    /// As soon as this phase has been announced.
+    AtPhase(&'static str),
 }
 
 /// How a run ended and what it said.
@@ -176,10 +178,16 @@ impl Essrun {
     /// Runs with `--json` and sends SIGKILL at the given moment, unless it ended before.
     pub fn run_and_kill(&self, args: &[&str], kill: Kill) -> Outcome {
         let args: Vec<&str> = std::iter::once("--json").chain(args.iter().copied()).collect();
-        self.finish(&args, Some(kill))
+        self.finish(&args, Some((kill, &mut slay)))
     }
 
-    fn finish(&self, args: &[&str], kill: Option<Kill>) -> Outcome {
+    /// Runs with `--json` to its end, and does something at the given moment, unless it ended before.
+    pub fn run_and(&self, args: &[&str], at: Kill, mut act: impl FnMut()) -> Outcome {
+        let args: Vec<&str> = std::iter::once("--json").chain(args.iter().copied()).collect();
+        self.finish(&args, Some((at, &mut |_| act())))
+    }
+
+    fn finish(&self, args: &[&str], at: Option<(Kill, &mut dyn FnMut(&mut Child))>) -> Outcome {
         let begun = Instant::now();
         let mut child = self
             .command(args)
@@ -209,15 +217,20 @@ impl Essrun {
             }
             lines
         });
-        match kill {
-            Some(Kill::After(delay)) => {
-                std::thread::sleep(delay.saturating_sub(begun.elapsed()));
-                slay(&mut child);
+        if let Some((at, act)) = at {
+            // It may end before it has printed so many, or such a one.
+            let come = match at {
+                Kill::After(delay) => {
+                    std::thread::sleep(delay.saturating_sub(begun.elapsed()));
+                    true
+                }
+                Kill::AtEvent(count) => hearing.iter().take(count).count() == count,
+                Kill::AtKind(kind) => hearing.iter().any(|line| has(&line, "event", kind)),
+                Kill::AtPhase(phase) => hearing.iter().any(|line| has(&line, "phase", phase)),
+            };
+            if come {
+                act(&mut child);
             }
-            Some(Kill::AtEvent(count)) if hearing.iter().take(count).count() == count => slay(&mut child),
-            Some(Kill::AtKind(kind)) if hearing.iter().any(|line| is_event(&line, kind)) => slay(&mut child),
-            // It ended before it had printed so many, or such a one.
-            Some(Kill::AtEvent(_) | Kill::AtKind(_)) | None => {}
         }
         let status = child.wait().expect("waiting for essrun");
         let took = begun.elapsed();
@@ -238,8 +251,8 @@ impl Essrun {
     }
 }
 
-fn is_event(line: &str, kind: &str) -> bool {
-    serde_json::from_str::<Value>(line).is_ok_and(|event| event["event"] == kind)
+fn has(line: &str, field: &str, value: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_ok_and(|event| event[field] == value)
 }
 
 fn slay(child: &mut Child) {

@@ -133,6 +133,30 @@ fn never_an_effect_without_its_cause(pair: &Pair, how: &str, words: &str, taken:
         let restored = pair
             .run_with_identity(&["restore", "pipeline.toml", "--yes"])
             .expect_success();
+        // MAS looks at Synapse, so Synapse comes first, although "mas" does by name.
+        let plan = restored.events_of("restore-plan").next().expect("a plan");
+        let order: Vec<_> = plan["components"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| &c["component"])
+            .collect();
+        assert_eq!(order, ["synapse", "mas"], "{restored}");
+        let swapped: Vec<_> = restored
+            .events_of("swapped")
+            .map(|e| format!("{}/{}", e["component"].as_str().unwrap(), e["label"].as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            swapped,
+            [
+                "synapse/media",
+                "synapse/config",
+                "mas/config",
+                "synapse/main",
+                "mas/main"
+            ],
+            "{restored}"
+        );
         let (causes, effects) = (pair.synapse_devices(), pair.mas_devices());
         let without: Vec<_> = effects.difference(&causes).collect();
         assert!(without.is_empty(), "MAS knows what Synapse does not: {without:?}");
@@ -274,6 +298,7 @@ fn on_one_server_at_the_same_instant() {
         "plan",
         "pipeline.toml",
         "--restore",
+        "--replace",
         "--identity",
         identity.to_str().unwrap(),
     ];
@@ -381,7 +406,7 @@ fn on_two_servers_behind_a_fence() {
         "{gap}"
     );
     let planned = pair
-        .run_with_identity(&["plan", "pipeline.toml", "--restore"])
+        .run_with_identity(&["plan", "pipeline.toml", "--restore", "--replace"])
         .expect_success();
     assert!(
         planned.stdout.contains("taken") && planned.stdout.contains("after Synapse's"),

@@ -364,6 +364,57 @@ fn destroy(site: &Site) {
     std::fs::remove_file(site.path().join("files.db")).unwrap();
 }
 
+/// By tier, and within a tier by name where none looks at another; put in service in the same order, files before databases.
+/// Every bridge says that it comes after Synapse.
+fn in_order(restored: &Outcome) {
+    let plan = restored.events_of("restore-plan").next().unwrap();
+    let components = plan["components"].as_array().unwrap();
+    let place = |c: &serde_json::Value| {
+        let tiers = ["critical", "feature", "rebuildable", "bridge"];
+        let tier = tiers.iter().position(|t| c["tier"] == *t).unwrap();
+        (tier, c["component"].as_str().unwrap().to_owned())
+    };
+    let order: Vec<(usize, String)> = components.iter().map(place).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    for (tier, name) in [
+        (0, "host-secrets"),
+        (1, "adminbot"),
+        (1, "other"),
+        (2, "sliding-sync"),
+        (3, "irc"),
+        (3, "xmpp"),
+    ] {
+        assert!(
+            order.contains(&(tier, name.to_owned())),
+            "{name} is not of tier {tier}: {order:?}"
+        );
+    }
+    let mut swapped: Vec<String> = restored
+        .events_of("swapped")
+        .map(|e| e["component"].as_str().unwrap().to_owned())
+        .collect();
+    swapped.dedup();
+    let names: Vec<String> = order.iter().map(|(_, name)| name.clone()).collect();
+    let files_then_databases = swapped.iter().position(|n| n == names.last().unwrap()).unwrap() + 1;
+    let (files, databases) = swapped.split_at(files_then_databases);
+    for part in [files, databases] {
+        let places: Vec<usize> = part
+            .iter()
+            .map(|n| names.iter().position(|m| m == n).unwrap())
+            .collect();
+        assert!(places.is_sorted(), "{swapped:?} are not in the order {names:?}");
+    }
+    let bridges: Vec<&serde_json::Value> = components.iter().filter(|c| c["tier"] == "bridge").collect();
+    assert!(bridges.len() >= 4, "{names:?}");
+    for bridge in bridges {
+        let notes = bridge["notes"].to_string();
+        assert!(
+            notes.contains("bridges come last") && notes.contains("restart it whenever Synapse was rolled back"),
+            "{bridge}"
+        );
+    }
+}
+
 #[test]
 fn every_other_system_comes_back() {
     let mut site = Site::create();
@@ -414,6 +465,7 @@ fn every_other_system_comes_back() {
 
     destroy(&site);
     let restored = site.with_identity("restore", &["--yes"]).expect_success();
+    in_order(&restored);
     let after: Vec<String> = DATABASES[..6].iter().map(|name| rows(&site, name)).collect();
     for ((name, before), after) in DATABASES.iter().zip(&before).zip(&after) {
         assert_eq!(after, before, "{name}");

@@ -3,26 +3,31 @@
 //! What it promises: the plan that is shown is the plan that is carried out; every precondition is checked before the
 //! first step; everything is restored beside what is live, and only when all of it was verified is anything swapped; what
 //! was live is kept under a dated name. What it must never do: write to a live database or tree, restore over existing
-//! tables, swap a part of what failed verification.
+//! tables, swap a part of what failed verification, remove anything before somebody agreed.
 //!
-//! A restore that is killed or fails leaves what it did. The next one removes that, or, with `resume`, goes on: rows and
-//! files that are there are compared with the backup, what is as it should be is kept, the rest is done; verification
-//! and swap are always done in full.
+//! A restore that is killed or fails leaves what it did. The next one into the same places tells that, and removes it once
+//! it was agreed to, or, with `resume`, goes on: rows and files that are there are compared with the backup, what is as it
+//! should be is kept, the rest is done; verification and swap are always done in full.
 
+mod doubts;
 pub(crate) mod leftovers;
+mod only;
 pub(crate) mod plan;
+mod same;
 pub(crate) mod stage;
 mod swap;
 mod targets;
 pub(crate) mod view;
 mod words;
 
+use crate::body::Note;
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::load::Loaded;
 use crate::policy::{Permission, Policy, Question, input};
 use crate::report::{Event, Reporter};
 use crate::{load, pace, repo};
-use essrun_repository::Repository;
+use essrun_repository::{OpenBackup, Repository};
 use plan::Planned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,13 +37,16 @@ use std::sync::Arc;
 pub(crate) const TO_RESUME: &str =
     "what was done is kept: the same command with --resume goes on, without it begins anew";
 
+/// Said when the places turn out to be no good only when what was left there is gone.
+const CLEARED: &str = "what stopped restores had left there was cleared away before; nothing else was changed";
+
 /// What was asked for.
 #[derive(Debug, Clone, Default)]
 pub struct RestoreOptions {
     /// Id of a backup, the beginning of one, or `latest`.
     pub backup: String,
     pub identities: Vec<PathBuf>,
-    /// Only these components; empty: all.
+    /// Only these components, or labels of them as `component/label`; empty: all.
     pub only: Vec<String>,
     /// Replace what is there; it is kept under a dated name.
     pub replace: bool,
@@ -52,7 +60,7 @@ pub struct RestoreOptions {
     pub keep_failed: bool,
     /// Go on with a restore of the same backup into the same places that was stopped.
     pub resume: bool,
-    /// Change nothing at all, not even remove what a killed restore left behind.
+    /// Only planned: the policy is told so.
     pub dry_run: bool,
 }
 
@@ -84,55 +92,71 @@ pub fn parse_target(text: &str) -> Result<(String, String), PipelineError> {
 }
 
 /// A restore that was planned and checked, and changed nothing yet.
-pub struct Prepared {
+pub struct Prepared<'a> {
+    planner: Planner<'a>,
     planned: Planned,
-    options: RestoreOptions,
-    reporter: Arc<dyn Reporter>,
 }
 
-/// Plans a restore and checks every precondition.
+/// Plans a restore and checks every precondition. Nothing is changed, not even what stopped restores left.
 pub async fn prepare(
     pipeline: &Pipeline,
     options: RestoreOptions,
     reporter: Arc<dyn Reporter>,
-) -> Result<Prepared, PipelineError> {
+) -> Result<Prepared<'_>, PipelineError> {
     let engine = load::engine(pipeline)?;
     let policy = Policy::load(pipeline, &engine).await?;
-    let loaded = load::all(pipeline, &options.only, &engine, reporter.as_ref()).await?;
+    let loaded = load::all(pipeline, &options.components(), &engine, reporter.as_ref()).await?;
     let repository = repo::open_to_read(pipeline, &options.identities).await?;
     let backup = Arc::new(repo::read(pipeline, &repository, &options.backup).await?);
-    let asker = Asker {
+    let planner = Planner {
+        doubts: doubts::of(&repository, &backup).await?,
         pipeline,
-        policy: policy.as_ref(),
-        repository: &repository,
-        verb: input::Verb::Restore,
+        policy,
+        repository,
+        loaded,
+        backup,
+        options,
+        reporter,
     };
-    let ask = async || {
+    let planned = planner.plan().await?;
+    Ok(Prepared { planner, planned })
+}
+
+/// With what a restore is planned, and planned anew when the places have become others.
+struct Planner<'a> {
+    pipeline: &'a Pipeline,
+    policy: Option<Policy>,
+    repository: Repository,
+    loaded: Vec<Loaded>,
+    backup: Arc<OpenBackup>,
+    /// What is known against it.
+    doubts: Vec<Note>,
+    options: RestoreOptions,
+    reporter: Arc<dyn Reporter>,
+}
+
+impl Planner<'_> {
+    async fn plan(&self) -> Result<Planned, PipelineError> {
         let mut planned = plan::all(
-            pipeline,
-            loaded.clone(),
-            backup.clone(),
-            &options,
+            self.pipeline,
+            self.loaded.clone(),
+            self.backup.clone(),
+            &self.options,
             plan::Purpose::Restore,
         )
         .await?;
-        planned.permission = asker.ask(&planned, &options, reporter.as_ref()).await?;
-        Ok::<_, PipelineError>(planned)
-    };
-    let mut planned = ask().await?;
-    let forbidden = planned.permission.as_ref().is_some_and(|p| !p.allowed);
-    // Asked before anything is touched, even what an earlier restore left. Without that the places are others: planned
-    // anew, and asked anew.
-    if !options.dry_run && !forbidden && leftovers::clean(&loaded, &options).await? {
-        planned = ask().await?;
+        planned.notes.splice(0..0, self.doubts.iter().cloned());
+        let asker = Asker {
+            pipeline: self.pipeline,
+            policy: self.policy.as_ref(),
+            repository: &self.repository,
+            verb: input::Verb::Restore,
+        };
+        planned.permission = asker.ask(&planned, &self.options, self.reporter.as_ref()).await?;
+        let (database_bytes, file_bytes) = planned.bytes();
+        planned.estimate = pace::estimate(&self.repository, database_bytes, file_bytes).await?;
+        Ok(planned)
     }
-    let (database_bytes, file_bytes) = planned.bytes();
-    planned.estimate = pace::estimate(&repository, database_bytes, file_bytes).await?;
-    Ok(Prepared {
-        planned,
-        options,
-        reporter,
-    })
 }
 
 /// Asks the policy about restores.
@@ -172,7 +196,7 @@ impl Asker<'_> {
     }
 }
 
-impl Prepared {
+impl Prepared<'_> {
     /// For `--json`.
     pub fn summary(&self) -> impl serde::Serialize {
         self.planned.summary()
@@ -185,7 +209,7 @@ impl Prepared {
 
     pub fn question(&self) -> String {
         let count = self.planned.items.len();
-        let replaced = if self.options.replace {
+        let replaced = if self.planner.options.replace {
             "; what is live is replaced and kept under a dated name"
         } else {
             ""
@@ -198,14 +222,20 @@ impl Prepared {
         self.planned.refuse_if_blocked()
     }
 
-    /// Carries the plan out.
+    /// Carries the plan out. To be called once somebody agreed to it.
     pub async fn execute(self) -> Result<(), PipelineError> {
         self.refuse_if_blocked()?;
-        let reporter = self.reporter;
+        let Prepared { planner, mut planned } = self;
+        if leftovers::clean(&planned, planner.options.resume).await? {
+            // Without what was there the places are others: planned anew, and asked anew.
+            planned = planner.plan().await?;
+            planned.refuse_if_blocked().map_err(|e| e.and_note(CLEARED))?;
+        }
+        let Planner { options, reporter, .. } = planner;
         reporter.event(Event::Phase { phase: "restore" });
-        let staged = stage::everything(&self.planned, &reporter).await?;
+        let staged = stage::everything(&planned, &reporter).await?;
         reporter.event(Event::Phase { phase: "verify" });
-        let findings = match stage::verify(&self.planned, &staged, reporter.as_ref()).await {
+        let findings = match stage::verify(&planned, &staged, reporter.as_ref()).await {
             Ok(findings) => findings,
             Err(e) => {
                 staged.leave().await;
@@ -223,7 +253,7 @@ impl Prepared {
                         .to_owned()
                 })
                 .collect();
-            staged.drop_or_keep(self.options.keep_failed).await;
+            staged.drop_or_keep(options.keep_failed).await;
             return Err(PipelineError::Findings {
                 what: "verification of what was restored; nothing was put in service".into(),
                 errors,
@@ -231,7 +261,7 @@ impl Prepared {
             });
         }
         reporter.event(Event::Phase { phase: "swap" });
-        swap::everything(&self.planned, staged, &self.options, reporter.as_ref()).await
+        swap::everything(&planned, staged, &options, reporter.as_ref()).await
     }
 }
 

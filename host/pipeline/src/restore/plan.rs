@@ -1,7 +1,7 @@
 //! What a restore will do: each component's steps, held against its grants, the backup and the targets as they are.
 
 use super::view::{self, Beside};
-use super::{RestoreOptions, targets};
+use super::{RestoreOptions, doubts, only, same, targets};
 use crate::backup::plan::{note, severity};
 use crate::body::{BackupBody, Note, Severity};
 use crate::config::{DatabaseSource, Pipeline};
@@ -61,6 +61,8 @@ pub struct Item {
     /// Peers and other databases only looked at, as they are now.
     pub peers: BTreeMap<String, Connection>,
     pub findings: Vec<Precondition>,
+    /// Labels the backup holds that were not asked for: `verify` sees them as they are now.
+    pub untouched: Vec<String>,
 }
 
 /// One step, checked.
@@ -215,20 +217,8 @@ pub async fn all(
     let id = backup.summary().id.to_string();
     let mut notes = Vec::new();
     let mut items = Vec::new();
-    let beside = Beside::of(&loaded, &body)?;
-    for target in options.targets.keys() {
-        let known = loaded.iter().any(|l| {
-            target.split_once('/').is_some_and(|(c, label)| {
-                l.name() == c && (l.config.databases.contains_key(label) || l.config.volumes.contains_key(label))
-            })
-        });
-        if !known {
-            return Err(PipelineError::refused(
-                format!("--to names {target:?}, which this restore does not have"),
-                "name a component and one of its labels, as `essrun validate` lists them",
-            ));
-        }
-    }
+    same::named(&loaded, options)?;
+    let beside = Beside::of(&loaded, &body, options)?;
     for missing in body
         .components
         .iter()
@@ -257,7 +247,7 @@ pub async fn all(
                 .map(|why| format!("it failed when the backup was taken: {why}")),
         };
         if let Some(why) = absent {
-            if options.only.contains(&name) {
+            if options.components().contains(&name) {
                 return Err(PipelineError::refused(
                     format!("component {name} cannot be restored from backup {id}: {why}"),
                     "`essrun list` shows which backups hold it",
@@ -277,7 +267,11 @@ pub async fn all(
             "`essrun show` tells what it holds",
         ));
     }
+    same::restored(&items, options)?;
     targets::refuse_strong(&items, &body).await?;
+    if purpose == Purpose::Restore {
+        same::places(&mut items).await;
+    }
     Ok(Planned {
         id,
         body,
@@ -316,9 +310,11 @@ async fn item(
         volumes: BTreeMap::new(),
         peers: BTreeMap::new(),
         findings: Vec::new(),
+        untouched: Vec::new(),
         loaded,
     };
     check_steps(&mut item, plan, backup)?;
+    only::narrow(&mut item, options)?;
     let recorded = body
         .component(&name)
         .map(|c| c.component_version.clone())
@@ -334,6 +330,10 @@ async fn item(
         });
     }
     for step in item.steps.clone() {
+        // A drill is there to find out.
+        if *purpose == Purpose::Restore && doubts::damaged(&mut item, step.label(), backup) {
+            continue;
+        }
         match step {
             Step::Volume(label) => targets::volume(&mut item, &label, backup, options, purpose).await?,
             Step::Database(label) => targets::database(&mut item, &label, backup, options, purpose, pipeline).await?,

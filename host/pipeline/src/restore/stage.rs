@@ -1,6 +1,6 @@
 //! Restores beside what is live, and lets each component verify what it sees there.
 
-use super::plan::{DatabaseTarget, Item, Planned, Step, finding};
+use super::plan::{DatabaseTarget, Item, Planned, Step, finding, live_world};
 use crate::body::{Finding, Severity};
 use crate::error::PipelineError;
 use crate::pace::Pace;
@@ -79,7 +79,8 @@ impl Staged {
     }
 }
 
-/// Stages all components. The first failure removes everything staged and ends it.
+/// Stages all components. The first failure ends it; what was staged stays for a restore to be gone on with, and is removed
+/// by a drill.
 pub async fn everything(planned: &Planned, reporter: &Arc<dyn Reporter>) -> Result<Staged, PipelineError> {
     let reader: Arc<dyn BackupReader> = planned.backup.clone();
     let mut staged = Staged::default();
@@ -288,7 +289,8 @@ pub async fn verify(
     Ok(findings)
 }
 
-/// What one component sees in verify: what was restored of its own, and of its peers where they were restored too.
+/// What one component sees in verify: what was restored of its own, and of its peers where they were restored too; as it is
+/// now what of its own was not asked for, and the peers that are not restored.
 async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Result<Granted, PipelineError> {
     let component = item.loaded.name();
     let mut world = Granted::new(component, &item.loaded.config.settings);
@@ -326,7 +328,18 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
             world.databases.insert(label.clone(), Database::Postgres(inspector));
         }
     }
-    let again = peers::Restored::of(planned.items.iter().map(|i| &i.loaded), &planned.body)?;
+    if !item.untouched.is_empty() {
+        let mut live = live_world(&item.loaded).await?;
+        for label in &item.untouched {
+            if let Some(database) = live.databases.remove(label) {
+                world.databases.insert(label.clone(), database);
+            }
+            if let Some(volume) = live.volumes.remove(label) {
+                world.volumes.insert(label.clone(), volume);
+            }
+        }
+    }
+    let again = peers::Restored::of(planned.items.iter().map(|i| &i.loaded), &planned.body, |_, _| true)?;
     for (label, connection) in &item.peers {
         let restored = again
             .find(&item.loaded, label, connection, &planned.body)

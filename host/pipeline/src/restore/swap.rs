@@ -1,7 +1,7 @@
-//! Puts what was verified in service: volumes first, databases after, so that no row points at a file not yet there.
-//! What would refuse a database is looked for before the first volume goes.
+//! Puts what was verified in service: volumes first, databases after, so that no row points at a file not yet there; of
+//! either in the order they were restored in. What would refuse any of them is looked for before the first one goes.
 
-use super::plan::{DatabaseTarget, Planned};
+use super::plan::{DatabaseTarget, Item, Planned, Step};
 use super::stage::Staged;
 use super::{RestoreOptions, TO_RESUME};
 use crate::error::PipelineError;
@@ -41,14 +41,38 @@ fn how(options: &RestoreOptions) -> pg::SwapOptions {
     }
 }
 
+fn key(item: &Item, label: &str) -> (String, String) {
+    (item.loaded.name().to_owned(), label.to_owned())
+}
+
+/// Refuses what a swap would refuse, before the first of them.
 async fn ready(planned: &Planned, staged: &Staged, options: &RestoreOptions) -> Result<(), PipelineError> {
     for item in &planned.items {
-        for (label, target) in &item.databases {
-            let key = (item.loaded.name().to_owned(), label.clone());
-            if let (DatabaseTarget::Postgres { target, .. }, Some(restored)) = (target, staged.postgres.get(&key)) {
-                pg::swap_ready(target, restored, &how(options))
+        let what = |label: &str| format!("{}/{label}", item.loaded.name());
+        for (label, target) in &item.volumes {
+            if staged.volumes.contains_key(&key(item, label)) {
+                essrun_volume::restore::plan(&target.record, &target.path, target.options)
                     .await
-                    .map_err(|e| PipelineError::restoring(format!("{}/{label}", key.0), e))?;
+                    .map_err(|e| PipelineError::restoring(what(label), e))?;
+            }
+        }
+        for (label, target) in &item.databases {
+            let key = key(item, label);
+            match target {
+                DatabaseTarget::Postgres { target, .. } => {
+                    if let Some(restored) = staged.postgres.get(&key) {
+                        pg::swap_ready(target, restored, &how(options))
+                            .await
+                            .map_err(|e| PipelineError::restoring(what(label), e))?;
+                    }
+                }
+                DatabaseTarget::Sqlite { .. } => {
+                    if let Some(file) = staged.sqlite.get(&key) {
+                        file.swap_ready()
+                            .await
+                            .map_err(|e| PipelineError::restoring(what(label), e))?;
+                    }
+                }
             }
         }
     }
@@ -72,8 +96,9 @@ async fn swap(
     };
     for item in &planned.items {
         let component = item.loaded.name();
-        for label in item.volumes.keys() {
-            if let Some(tree) = staged.volumes.remove(&(component.to_owned(), label.clone())) {
+        for step in &item.steps {
+            let Step::Volume(label) = step else { continue };
+            if let Some(tree) = staged.volumes.remove(&key(item, label)) {
                 let swapped = tree
                     .swap()
                     .await
@@ -84,11 +109,12 @@ async fn swap(
     }
     for item in &planned.items {
         let component = item.loaded.name();
-        for (label, target) in &item.databases {
-            let key = (component.to_owned(), label.clone());
+        for step in &item.steps {
+            let Step::Database(label) = step else { continue };
+            let key = key(item, label);
             let what = || format!("{component}/{label}");
-            match target {
-                DatabaseTarget::Postgres { target, .. } => {
+            match item.databases.get(label) {
+                Some(DatabaseTarget::Postgres { target, .. }) => {
                     if let Some(restored) = staged.postgres.get_mut(&key) {
                         let swapped = pg::swap(target, restored, &how(options))
                             .await
@@ -98,12 +124,13 @@ async fn swap(
                         told(component, label, swapped.old_kept_as);
                     }
                 }
-                DatabaseTarget::Sqlite { .. } => {
+                Some(DatabaseTarget::Sqlite { .. }) => {
                     if let Some(file) = staged.sqlite.remove(&key) {
                         let swapped = file.swap().await.map_err(|e| PipelineError::restoring(what(), e))?;
                         told(component, label, swapped.kept.map(|p| p.display().to_string()));
                     }
                 }
+                None => {}
             }
         }
     }

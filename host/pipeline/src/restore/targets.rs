@@ -1,7 +1,7 @@
 //! Where a restore puts things, and what must hold there before the first step. Nothing is made or changed here.
 
-use super::RestoreOptions;
 use super::plan::{DatabaseTarget, Item, Precondition, Purpose, VolumeTarget};
+use super::{RestoreOptions, leftovers};
 use crate::body::{BackupBody, Severity};
 use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
 use crate::error::PipelineError;
@@ -11,8 +11,12 @@ use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
 use essrun_postgres::restore as pg;
 use essrun_postgres::{Connection, Inspector};
 use essrun_repository::OpenBackup;
+use essrun_volume::{LeftoverState, VolumeError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A name nothing has, to plan with.
+const AFTER_SWAP: &str = ".essrun-after-swap";
 
 pub(super) async fn volume(
     item: &mut Item,
@@ -38,10 +42,20 @@ pub(super) async fn volume(
         origin: volume_origin(item, &record, &path)?,
         ..essrun_volume::RestoreOptions::default()
     };
-    let in_place = options.resume && path.is_dir() && {
+    let left = match purpose {
+        Purpose::Restore => leftovers::of_volume(&what, &path).await?,
+        Purpose::Drill { .. } => Vec::new(),
+    };
+    let unfinished = left.iter().find(|l| l.state == LeftoverState::Swapping);
+    let there = path.symlink_metadata().is_ok_and(|m| m.is_dir());
+    let in_place = options.resume && there && unfinished.is_none() && {
         let reader: Arc<dyn BackupReader> = backup.clone();
-        let found = essrun_volume::restore::in_place(reader, &record, &path).await;
-        found.map_err(|e| PipelineError::restoring(what.clone(), e))?
+        match essrun_volume::restore::in_place(reader, &record, &path).await {
+            Ok(found) => found,
+            // Told below, with the plan.
+            Err(VolumeError::Destination { .. }) => false,
+            Err(e) => return Err(PipelineError::restoring(what.clone(), e)),
+        }
     };
     if in_place {
         item.findings.push(Precondition {
@@ -53,8 +67,51 @@ pub(super) async fn volume(
         });
         volume_options.replace = true;
     }
+    for stopped in left
+        .iter()
+        .filter(|l| !options.resume && matches!(l.state, LeftoverState::Extracting | LeftoverState::Complete))
+    {
+        item.findings.push(Precondition {
+            label: label.to_owned(),
+            check: "leftover".into(),
+            severity: Severity::Warning,
+            message: format!(
+                "{}, left by a restore that was stopped, is removed first",
+                stopped.path.display()
+            ),
+            remedy: "the same command with --resume goes on with it instead".into(),
+        });
+    }
     // Nothing is made while planning: a path whose parents are not there is planned at the first one that will be made.
-    let (plan_at, missing) = first_missing(&path);
+    let (mut plan_at, missing) = first_missing(&path);
+    if let Some(left) = unfinished {
+        item.findings.push(Precondition {
+            label: label.to_owned(),
+            check: "swap-unfinished".into(),
+            severity: Severity::Info,
+            message: format!(
+                "a swap of {} that was cut short, see {}, is brought to its end first",
+                path.display(),
+                left.path.display()
+            ),
+            remedy: String::new(),
+        });
+        if !options.replace && !options.resume {
+            item.findings.push(Precondition {
+                label: label.to_owned(),
+                check: "volume-destination".into(),
+                severity: Severity::Error,
+                message: format!("{}: is not empty once that swap is at its end", path.display()),
+                remedy: elsewhere_or_replace(&what, "--resume ends it, and keeps what is as the backup has it".into()),
+            });
+            return Ok(());
+        }
+        // What is there until then says nothing of what will be; a name beside it has the same file system.
+        plan_at = match there {
+            true => path.join(AFTER_SWAP),
+            false => path.with_file_name(AFTER_SWAP),
+        };
+    }
     if missing && *purpose == Purpose::Restore {
         item.findings.push(Precondition {
             label: label.to_owned(),
@@ -66,8 +123,11 @@ pub(super) async fn volume(
     }
     let planned = essrun_volume::restore::plan(&record, &plan_at, volume_options).await;
     let plan = match planned {
-        Ok(plan) => plan,
-        Err(essrun_volume::VolumeError::Destination { path, why, hint }) => {
+        Ok(plan) => essrun_volume::RestorePlan {
+            replaces: plan.replaces || unfinished.is_some(),
+            ..plan
+        },
+        Err(VolumeError::Destination { path, why, hint }) => {
             item.findings.push(Precondition {
                 label: label.to_owned(),
                 check: "volume-destination".into(),
@@ -145,7 +205,13 @@ pub(super) async fn database(
             let plan = pg::plan(reader, &what, &target, &pg_options)
                 .await
                 .map_err(|e| PipelineError::restoring(what.clone(), e))?;
-            for f in &plan.findings {
+            if pg_options.clears {
+                let told = leftovers::told(label, &target, &pg_options, &plan).await?;
+                item.findings.extend(told);
+            }
+            // Of what stopped restores left it knows the name only.
+            let own = |f: &&pg::Finding| f.check != "leftover";
+            for f in plan.findings.iter().filter(own) {
                 item.findings.push(Precondition {
                     label: label.to_owned(),
                     check: f.check.clone(),
@@ -173,7 +239,7 @@ pub(super) async fn database(
 /// SQL of a plan runs, and verify looks, through the role that makes the new databases. For a component from elsewhere
 /// it must reach no further than the role of its grant may: what it is set to can be set back.
 pub(super) async fn refuse_strong(items: &[Item], body: &BackupBody) -> Result<(), PipelineError> {
-    let again = peers::Restored::of(items.iter().map(|i| &i.loaded), body)?;
+    let again = peers::Restored::of(items.iter().map(|i| &i.loaded), body, |_, _| true)?;
     for item in items.iter().filter(|i| i.loaded.third_party) {
         for (label, target) in &item.databases {
             refuse_strong_one(item.loaded.name(), label, target).await?;
@@ -256,7 +322,7 @@ fn postgres_options(
     pg_options.replace = options.replace;
     pg_options.allow_drift = options.allow_drift;
     pg_options.resume = options.resume;
-    pg_options.clears = options.dry_run && !options.resume;
+    pg_options.clears = *purpose == Purpose::Restore && !options.resume;
     pg_options.keep_unfinished = *purpose == Purpose::Restore;
     if let Some(maintenance) = maintenance {
         pg_options.maintenance_database = maintenance;

@@ -3,6 +3,7 @@
 //! A component that compares its database with a peer's must know whether the two were taken at one instant. Only the
 //! host knows: it puts facts below `instant/LABEL/` beside the component's own, for each peer that is looked at.
 
+use super::RestoreOptions;
 use crate::body::{BackupBody, Instant};
 use crate::error::PipelineError;
 use crate::load::Loaded;
@@ -56,8 +57,8 @@ pub(crate) fn of(name: &str, body: &BackupBody, backup: &OpenBackup) -> Result<w
 pub(super) struct Beside(Restored);
 
 impl Beside {
-    pub fn of(loaded: &[Loaded], body: &BackupBody) -> Result<Beside, PipelineError> {
-        Restored::of(loaded, body).map(Beside)
+    pub fn of(loaded: &[Loaded], body: &BackupBody, options: &RestoreOptions) -> Result<Beside, PipelineError> {
+        Restored::of(loaded, body, |component, label| options.restores(component, label)).map(Beside)
     }
 
     /// For each peer of a component: `instant/LABEL/how`; `instant/LABEL/gap-ms`, by how much later than the peer's the
@@ -66,7 +67,8 @@ impl Beside {
     pub async fn facts(&self, one: &Loaded, body: &BackupBody) -> Result<Vec<types::Fact>, PipelineError> {
         let mut facts = Vec::new();
         let below = format!("{}/", one.name());
-        let Some((own_group, own_at)) = taken(body, |label| label.starts_with(&below)) else {
+        let own = |label: &str| label.starts_with(&below) && self.0.iter().any(|(name, _)| name == label);
+        let Some((own_group, own_at)) = taken(body, own) else {
             return Ok(facts);
         };
         for (label, peer) in peers::looked_at(one) {

@@ -175,10 +175,18 @@ impl Item {
         match step {
             Step::Volume(label) => match self.volumes.get(label) {
                 Some(v) => format!(
-                    "volume {label} → {} ({} entries, {} bytes{})",
+                    "volume {label} → {} ({} entries, {} bytes{}{})",
                     v.path.display(),
                     v.plan.entries,
                     v.plan.bytes,
+                    match self
+                        .findings
+                        .iter()
+                        .any(|f| f.label == *label && f.check == "swap-unfinished")
+                    {
+                        true => "; an earlier swap there is brought to its end first",
+                        false => "",
+                    },
                     match (v.in_place, v.plan.replaces) {
                         (true, _) => "; in service already, as the backup has it",
                         (false, true) => "; what is there is kept under a dated name",
