@@ -119,18 +119,14 @@ pub struct WhichBackup {
     pub identity: Vec<PathBuf>,
 }
 
+/// What of a backup is restored, where to, and what that may do: the same for a restore and for the plan of one.
 #[derive(Args)]
-pub struct RestoreArgs {
-    /// The pipeline file
-    pub pipeline: PathBuf,
+pub struct RestoreChoice {
     #[command(flatten)]
     pub which: WhichBackup,
-    /// Only these components
-    #[arg(long = "only", value_name = "COMPONENT")]
+    /// Only these components, or of one only what it has under a label (may be given several times)
+    #[arg(long = "only", value_name = "COMPONENT[/LABEL]")]
     pub only: Vec<String>,
-    /// Only print what would be done
-    #[arg(long)]
-    pub dry_run: bool,
     /// Replace databases and volumes that are there; the old ones are kept under dated names
     #[arg(long)]
     pub replace: bool,
@@ -149,7 +145,18 @@ pub struct RestoreArgs {
     /// Go on with a restore that was stopped: what it did is read back and kept where it is as the backup has it
     #[arg(long)]
     pub resume: bool,
-    /// Do not ask before changing anything
+}
+
+#[derive(Args)]
+pub struct RestoreArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub choice: RestoreChoice,
+    /// Only print what would be done, as `plan --restore` does
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before changing anything; without a terminal nobody can be asked
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -172,7 +179,7 @@ pub struct DrillArgs {
 pub struct PlanArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
-    /// What a restore would do
+    /// What a restore would do, and what stands in its way: `restore --dry-run`
     #[arg(long, conflicts_with = "disaster")]
     pub restore: bool,
     /// A runbook for the day everything is lost
@@ -182,7 +189,7 @@ pub struct PlanArgs {
     #[arg(long, requires = "disaster", value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
-    pub which: WhichBackup,
+    pub choice: RestoreChoice,
 }
 
 #[derive(Args)]

@@ -98,6 +98,7 @@ fn a_good_one_and_bad_ones() {
         "plan",
         "pipeline.toml",
         "--restore",
+        "--replace",
         "--identity",
         identity.to_str().unwrap(),
     ];

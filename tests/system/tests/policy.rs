@@ -458,7 +458,7 @@ fn a_restore_waits_for_an_approval() {
         (&plan["blocked"], &plan["policy"]["allowed"]),
         (&true.into(), &false.into())
     );
-    let plan = site.with_identity("plan", &["--restore"]).expect_success();
+    let plan = site.with_identity("plan", &["--restore"]).expect_code(REFUSED);
     let plan = plan.events_of("restore-plan").next().unwrap().clone();
     assert_eq!(plan["policy"]["reasons"].as_array().unwrap().len(), 1, "{plan}");
     assert_eq!(
