@@ -4,7 +4,7 @@ use crate::body::Instant;
 use crate::config::{Accept, GroupConfig, Pipeline};
 use crate::error::PipelineError;
 use crate::load::Loaded;
-use crate::peers;
+use crate::{order, peers};
 use essrun_postgres::{Connection, Consistency, ConsistencyRequest, FenceTables, Reached, SnapshotGroup, TableName};
 use std::collections::BTreeSet;
 
@@ -40,7 +40,10 @@ pub async fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>
                 }
             }
         }
-        let members = in_order(members, |one, other| looks_at.contains(&(one.name(), other.name())));
+        // Where it cannot be at once: what MAS knows too late it can make again; what it does not know yet it would have
+        // Synapse delete.
+        let members =
+            order::after_what_it_looks_at(members, |one, other| looks_at.contains(&(one.name(), other.name())));
         groups.push(group(name.clone(), *accept, &members)?);
     }
     for one in loaded.iter().filter(|l| !grouped.contains(&l.name())) {
@@ -48,20 +51,6 @@ pub async fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>
     }
     groups.retain(|g| !g.members.is_empty());
     Ok(groups)
-}
-
-/// The order in which databases are taken where it cannot be at once: as the file has them, but who looks at another
-/// comes after it. What MAS knows too late it can make again; what it does not know yet it would have Synapse delete.
-fn in_order<T>(mut left: Vec<T>, looks_at: impl Fn(&T, &T) -> bool) -> Vec<T> {
-    let mut ordered = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        // Two that look at each other have no order: then the file's.
-        let next = left
-            .iter()
-            .position(|one| !left.iter().any(|other| looks_at(one, other)));
-        ordered.push(left.remove(next.unwrap_or(0)));
-    }
-    ordered
 }
 
 fn group(name: String, accept: Accept, components: &[&Loaded]) -> Result<Planned, PipelineError> {
@@ -174,7 +163,7 @@ pub fn in_words(instant: &Instant) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::in_order;
+    use crate::order::after_what_it_looks_at as in_order;
 
     #[test]
     fn who_looks_at_another_is_taken_after_it() {

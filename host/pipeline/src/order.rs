@@ -89,11 +89,23 @@ fn sort<T>(items: &mut Vec<T>, place: impl Fn(&T) -> Place) {
     left.sort_by(|(a, _), (b, _)| (a.tier, &a.name).cmp(&(b.tier, &b.name)));
     while let Some((first, _)) = left.first() {
         let tier = first.tier;
-        let waits = |one: &Place| left.iter().any(|(other, _)| other.tier == tier && one.looks_at(other));
-        let next = left.iter().position(|(p, _)| p.tier == tier && !waits(p));
-        // In a ring everybody waits.
-        items.push(left.remove(next.unwrap_or(0)).1);
+        let later = left.partition_point(|(p, _)| p.tier == tier);
+        let later = left.split_off(later);
+        let of_tier = after_what_it_looks_at(std::mem::replace(&mut left, later), |(a, _), (b, _)| a.looks_at(b));
+        items.extend(of_tier.into_iter().map(|(_, item)| item));
     }
+}
+
+/// The given order, but who looks at another comes after it. Those that look at each other stay as they are.
+pub(crate) fn after_what_it_looks_at<T>(mut left: Vec<T>, looks_at: impl Fn(&T, &T) -> bool) -> Vec<T> {
+    let mut ordered = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let next = left
+            .iter()
+            .position(|one| !left.iter().any(|other| looks_at(one, other)));
+        ordered.push(left.remove(next.unwrap_or(0)));
+    }
+    ordered
 }
 
 #[cfg(test)]

@@ -179,6 +179,11 @@ impl Restored {
         Ok(Restored(all))
     }
 
+    /// Whether this COMPONENT/LABEL is among them.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(ours, _)| ours == name)
+    }
+
     /// Which of them a peer is, as COMPONENT/LABEL.
     pub async fn find(&self, one: &Loaded, label: &str, peer: &Connection, body: &BackupBody) -> Option<&str> {
         let recorded = taken_as(one.name(), label, body);

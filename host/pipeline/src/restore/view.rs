@@ -67,7 +67,7 @@ impl Beside {
     pub async fn facts(&self, one: &Loaded, body: &BackupBody) -> Result<Vec<types::Fact>, PipelineError> {
         let mut facts = Vec::new();
         let below = format!("{}/", one.name());
-        let own = |label: &str| label.starts_with(&below) && self.0.iter().any(|(name, _)| name == label);
+        let own = |label: &str| label.starts_with(&below) && self.0.has(label);
         let Some((own_group, own_at)) = taken(body, own) else {
             return Ok(facts);
         };
