@@ -12,7 +12,7 @@
 //! - **The live tree is untouched before the swap.** A restore fills a staging directory; only [`Staged::swap`] moves
 //!   it into place, and what stood there is kept under a dated name.
 //! - **Bounded memory.** Nothing grows with the tree but the names of one directory at a time (of the widest
-//!   directory) and the hard-linked files whose other names have not been met yet.
+//!   directory) and, up to a bound, the hard-linked files whose other names have not been met yet.
 //!
 //! What it must never do: follow a symbolic link, write outside the staging directory or the destination, read a
 //! file through a path that was checked earlier, delete a tree that was live.

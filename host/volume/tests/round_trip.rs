@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{OPTIONS, back_up, is_root, listing, name, rules, run, runtime, stage};
+use common::{Mounted, OPTIONS, as_nobody, back_up, is_root, listing, name, rules, run, runtime, stage};
 use essrun_artifact::memory::MemoryBackup;
 use essrun_artifact::{ArtifactRecord, BackupReader, BackupWriter, Content, KeepError, Lane, LaneSpec, NoProgress};
 use essrun_volume::{
@@ -920,32 +920,32 @@ fn without_numeric_owners_privileges_are_dropped() {
     });
 }
 
-/// Runs one test of this file again as somebody who is not root.
-fn as_nobody(test: &str) -> bool {
-    use std::os::unix::process::CommandExt;
-    if !is_root() {
-        return false;
-    }
-    // Where nobody may read it.
+/// What is mounted inside a volume is another's: named, and not taken, also where it is the same device once more.
+#[test]
+fn a_mount_inside_a_volume_is_not_archived() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let exe = dir.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
-    let out = std::process::Command::new(&exe)
-        .args(["--exact", test, "--nocapture"])
-        .env("TMPDIR", dir.path())
-        .uid(65534)
-        .gid(65534)
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "as nobody: {}",
-        String::from_utf8_lossy(&out.stdout)
-    );
-    assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"));
-    true
+    let (root, elsewhere) = (dir.path().join("volume"), dir.path().join("elsewhere"));
+    for folder in ["a/tmpfs", "a/bind", "b"] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("theirs"), "theirs").unwrap();
+    std::fs::write(root.join("a/ours"), "ours").unwrap();
+    std::fs::write(root.join("a/bind/hidden"), "under the mount").unwrap();
+    let Some(_tmpfs) = Mounted::tmpfs(&root.join("a/tmpfs")) else {
+        return;
+    };
+    let _bind = Mounted::bind(&elsewhere, &root.join("a/bind")).unwrap();
+    std::fs::write(root.join("a/tmpfs/theirs"), "theirs").unwrap();
+    runtime().block_on(async {
+        let (report, reader, record) = back_up(&root, ArchiveRequest::default()).await.unwrap();
+        let mut skipped: Vec<_> = report.skipped.first.iter().map(|(p, _)| p.to_text()).collect();
+        skipped.sort();
+        assert_eq!(skipped, ["a/bind", "a/tmpfs"]);
+        assert_eq!((report.files, report.skipped.count), (1, 2));
+        let listing = listing(&*reader, &record).await;
+        assert!(listing.contains("ours") && !listing.contains("theirs"), "{listing}");
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{OPTIONS, back_up, is_root, runtime, stage};
+use common::{Mounted, OPTIONS, as_nobody, back_up, is_root, runtime, stage};
 use essrun_volume::{ArchiveRequest, LeftoverState, RestoreOptions, VolumeError, restore};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -149,25 +149,6 @@ fn owners_can_be_set_before_the_swap() {
     });
 }
 
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn tmpfs(at: &Path) -> Option<Mounted> {
-        let done = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "none"])
-            .arg(at)
-            .output()
-            .ok()?;
-        done.status.success().then(|| Mounted(at.to_owned()))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_mount_point_is_swapped_from_inside() {
     let dir = tempfile::tempdir().unwrap();
@@ -176,7 +157,6 @@ fn a_mount_point_is_swapped_from_inside() {
     std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o750)).unwrap();
     std::fs::create_dir(&goal).unwrap();
     let Some(_mounted) = Mounted::tmpfs(&goal) else {
-        eprintln!("cannot mount here, skipped");
         return;
     };
     std::fs::create_dir(goal.join("lost+found")).unwrap();
@@ -215,6 +195,108 @@ fn a_mount_point_is_swapped_from_inside() {
         let (report, _, _) = back_up(dir.path(), ArchiveRequest::default()).await.unwrap();
         assert_eq!(report.skipped.first[0].0.to_text(), "goal");
         assert_eq!(report.files, 4);
+    });
+}
+
+fn refused<T>(result: Result<T, VolumeError>, why: &str) {
+    match result.map(|_| ()) {
+        Err(e @ VolumeError::Destination { .. }) if e.to_string().contains(why) => {}
+        other => panic!("{why}: {other:?}"),
+    }
+}
+
+/// What the swap would refuse hours later is refused by the plan, and again before anything is swapped.
+#[test]
+fn what_cannot_be_swapped_is_not_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, goal) = (dir.path().join("source"), dir.path().join("goal"));
+    tree(&source, "new", 3);
+    std::fs::create_dir(&goal).unwrap();
+    runtime().block_on(async {
+        let (_, reader, record) = back_up(&source, ArchiveRequest::default()).await.unwrap();
+        let before = restore::plan(&record, &goal, REPLACE).await.unwrap();
+        let planned = RestoreOptions {
+            planned_mount_point: Some(before.mount_point),
+            ..REPLACE
+        };
+        let early = stage(&reader, &record, &goal, planned).await.unwrap();
+        early.swap_ready().await.unwrap();
+        let Some(mounted) = Mounted::tmpfs(&goal) else { return };
+        // Mounted since the plan: not even staged. Since the staging: not ready to be swapped.
+        refused(
+            stage(&reader, &record, &goal, planned).await,
+            "was mounted or unmounted",
+        );
+        refused(early.swap_ready().await, "was mounted or unmounted");
+        refused(early.swap().await, "was mounted or unmounted");
+
+        // Something mounted in a mount point: it cannot be moved.
+        let late = stage(&reader, &record, &goal, REPLACE).await.unwrap();
+        std::fs::create_dir(goal.join("inner")).unwrap();
+        let inner = Mounted::tmpfs(&goal.join("inner")).unwrap();
+        for r in [
+            restore::plan(&record, &goal, REPLACE).await.map(|_| ()),
+            stage(&reader, &record, &goal, REPLACE).await.map(|_| ()),
+            late.swap_ready().await,
+        ] {
+            refused(r, "another file system is mounted here");
+        }
+        drop(inner);
+        late.swap_ready().await.unwrap();
+        late.discard().await.unwrap();
+
+        // A file system that is mounted read-only, of which permissions say nothing.
+        mounted.read_only();
+        refused(restore::plan(&record, &goal, REPLACE).await, "mounted read-only");
+    });
+}
+
+#[test]
+fn what_may_not_be_written_to_is_not_planned() {
+    if as_nobody("what_may_not_be_written_to_is_not_planned") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (source, goal) = (dir.path().join("source"), dir.path().join("there/goal"));
+    let mode = |at: &Path, mode| std::fs::set_permissions(at, std::fs::Permissions::from_mode(mode)).unwrap();
+    tree(&source, "new", 3);
+    tree(&goal, "live", 1);
+    runtime().block_on(async {
+        let (_, reader, record) = back_up(&source, ArchiveRequest::default()).await.unwrap();
+        restore::plan(&record, &goal, REPLACE).await.unwrap();
+        mode(goal.parent().unwrap(), 0o555);
+        refused(restore::plan(&record, &goal, REPLACE).await, "may not be written to");
+        mode(goal.parent().unwrap(), 0o755);
+        // The exchange writes to the live directory too: it gets another parent.
+        mode(&goal, 0o555);
+        refused(restore::plan(&record, &goal, REPLACE).await, "may not be written to");
+        refused(stage(&reader, &record, &goal, REPLACE).await, "may not be written to");
+        mode(&goal, 0o755);
+        stage(&reader, &record, &goal, REPLACE)
+            .await
+            .unwrap()
+            .swap()
+            .await
+            .unwrap();
+        assert_eq!(reads(&goal), "new");
+
+        // The restored root itself, not to be written to by its owner.
+        for at in [source.join("sub"), source.clone()] {
+            mode(&at, 0o555);
+        }
+        let (_, reader, record) = back_up(&source, ArchiveRequest::default()).await.unwrap();
+        let staged = stage(&reader, &record, &goal, REPLACE).await.unwrap();
+        let kept = staged.swap().await.unwrap().kept.unwrap();
+        assert_eq!((reads(&goal), reads(&kept)), ("new".into(), "new".into()));
+        assert_eq!(goal.metadata().unwrap().mode() & 0o7777, 0o555);
+        assert_eq!(restore::list_leftovers(&goal).await.unwrap(), []);
+
+        // Such a tree can be removed all the same.
+        assert!(std::fs::remove_dir_all(&goal).is_err(), "else this shows nothing");
+        restore::remove_tree(&goal).unwrap();
+        assert!(!goal.exists());
+        mode(&source, 0o755);
+        mode(&source.join("sub"), 0o755);
     });
 }
 

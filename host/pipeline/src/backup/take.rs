@@ -181,6 +181,16 @@ fn remarks(label: &str, report: &ArchiveReport) -> Vec<Note> {
         Severity::Error,
         "entries could not be read and are NOT in the backup",
     );
+    if report.forgotten_links > 0 {
+        notes.push(Note {
+            severity: Severity::Info,
+            text: format!(
+                "{label}: {} files have names outside of it, or too far apart: they are whole, but a name met late is \
+                 restored as a file of its own",
+                report.forgotten_links
+            ),
+        });
+    }
     if let Some(why) = &report.previous_unusable {
         notes.push(Note {
             severity: Severity::Info,

@@ -1,5 +1,6 @@
 //! The collector: batches back into order, files with several names, the listing.
 
+use super::links::{Links, MOST};
 use super::read::{CHANGED, Done, Made, Outcome, Reader};
 use super::scan::{Candidate, Problem, Trouble};
 use super::{ArchiveReport, Shared};
@@ -9,7 +10,7 @@ use crate::{Kind, ListedEntry, TreePath, VolumeError};
 use bytes::Bytes;
 use essrun_artifact::{Content, Lane, LaneSpec};
 use rustix::fd::AsFd;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
 
 /// Bytes of the listing handed over at once.
@@ -20,8 +21,7 @@ struct Collector<'a> {
     reader: Reader<'a>,
     listing: Box<dyn Lane>,
     buffer: Vec<u8>,
-    /// Files with several names, by device and inode; forgotten when all their names have come.
-    several: HashMap<((u32, u32), u64), Several>,
+    links: Links,
     parents: Parents,
     report: ArchiveReport,
 }
@@ -56,11 +56,6 @@ impl Parents {
     }
 }
 
-struct Several {
-    entry: ListedEntry,
-    names_to_come: u32,
-}
-
 /// Writes the listing of all batches in order. Ends when the workers end, with what they made.
 pub(super) fn collect(
     shared: &Shared,
@@ -71,7 +66,7 @@ pub(super) fn collect(
         reader: Reader::new(shared),
         listing: shared.writer.lane(LaneSpec::LISTING)?,
         buffer: Vec::with_capacity(BUFFER + 4096),
-        several: HashMap::new(),
+        links: Links::new(MOST),
         parents: Parents::default(),
         report: ArchiveReport::default(),
     };
@@ -149,16 +144,11 @@ impl Collector<'_> {
     fn several(&mut self, directory: &[u8], candidate: Candidate, stat: Stat) -> Result<(), VolumeError> {
         let path = TreePath::of_entry(directory, &candidate.name);
         let inode = (stat.device, stat.ino);
-        if let Some(several) = self.several.get_mut(&inode) {
-            let mut entry = several.entry.clone();
+        if let Some(mut entry) = self.links.meet(inode) {
             if let Kind::File { hardlink, .. } = &mut entry.kind {
                 *hardlink = Some(entry.path);
             }
             entry.path = path;
-            several.names_to_come = several.names_to_come.saturating_sub(1);
-            if several.names_to_come == 0 {
-                self.several.remove(&inode);
-            }
             return self.write(&entry);
         }
         let fd = match self.shared.root.directory(directory) {
@@ -202,13 +192,8 @@ impl Collector<'_> {
         };
         self.write(&entry)?;
         // By the inode that was read: another file may have taken the name since the look.
-        self.several.insert(
-            (stat.device, entry.ino),
-            Several {
-                entry,
-                names_to_come: stat.links.saturating_sub(1),
-            },
-        );
+        let inode = (stat.device, entry.ino);
+        self.links.remember(inode, entry, stat.links.saturating_sub(1));
         Ok(())
     }
 
@@ -257,6 +242,7 @@ impl Collector<'_> {
         let content = self.shared.runtime.block_on(self.listing.cut())?;
         self.shared.runtime.block_on(self.listing.close())?;
         self.reader.close()?;
+        self.report.forgotten_links = self.links.forgotten;
         Ok((self.report, content))
     }
 }

@@ -10,6 +10,7 @@
 //! the collector, who alone knows which name comes first. The first failure stops all.
 
 mod collect;
+mod links;
 mod read;
 mod scan;
 
@@ -119,6 +120,8 @@ pub struct ArchiveReport {
     pub unreadable: Noted,
     /// Files the watch knows, and what they hold.
     pub known: Noted,
+    /// Files with several names that were forgotten before all of them had come; see `links`.
+    pub forgotten_links: u64,
     /// Why nothing was taken over, where the earlier listing could not be used.
     pub previous_unusable: Option<String>,
 }

@@ -7,6 +7,7 @@
 mod compare;
 mod extract;
 mod over;
+mod probe;
 mod staging;
 mod swap;
 mod target;
@@ -53,6 +54,8 @@ pub struct RestoreOptions {
     pub keep_unfinished: bool,
     /// What the restore is of, as a digest: a resume must be of the same.
     pub origin: [u8; 32],
+    /// Whether the plan found the destination to be a mount point: it must still be so, or not be.
+    pub planned_mount_point: Option<bool>,
 }
 
 /// Something a person must know about a restore.
@@ -78,7 +81,8 @@ pub struct RestorePlan {
     pub replaces: bool,
     pub entries: u64,
     pub bytes: u64,
-    /// Free bytes on the destination's file system.
+    /// Free bytes on the destination's file system. Whether they are enough is for the caller to say, who knows what else
+    /// goes there.
     pub free_bytes: u64,
     pub findings: Vec<Finding>,
 }
@@ -142,17 +146,8 @@ pub async fn plan(
             .map_err(|e| VolumeError::io("look at the file system of", staging_in.as_os_str().as_bytes(), e))?;
         let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
         let mut findings = Vec::new();
-        if free_bytes < meta.bytes {
-            findings.push(Finding {
-                check: "space-short",
-                fatal: false,
-                message: format!(
-                    "{} bytes are to be restored, {free_bytes} are free in {}",
-                    meta.bytes,
-                    staging_in.display()
-                ),
-                remedy: "free some space; what is replaced is kept, and needs its space beside the new".into(),
-            });
+        if probe::looks_case_insensitive(&staging_in)? {
+            findings.push(case_insensitive(&target.path));
         }
         if options.owners == Owners::Numeric && !rustix::process::geteuid().is_root() {
             findings.push(Finding {
@@ -192,7 +187,28 @@ fn fit(destination: &Path, options: RestoreOptions) -> Result<Target, VolumeErro
     if !target.empty && !options.replace {
         return Err(swap::not_empty(&target));
     }
+    if options
+        .planned_mount_point
+        .is_some_and(|planned| planned != target.mount_point)
+    {
+        return Err(swap::mount_changed(&target.path));
+    }
+    // What the swap would find, hours later.
+    swap::refuse_nested_mounts(&target)?;
+    probe::refuse_unwritable(&target)?;
     Ok(target)
+}
+
+fn case_insensitive(destination: &Path) -> Finding {
+    Finding {
+        check: "case-insensitive-destination",
+        fatal: true,
+        message: format!(
+            "{} takes names that differ in case for one; Synapse's media names do differ so",
+            destination.display()
+        ),
+        remedy: "restore to a file system that tells upper case from lower".into(),
+    }
 }
 
 /// Extracts the artifact into a staging directory on the destination's file system.
@@ -218,15 +234,7 @@ pub async fn execute(
     .await?;
     let mut findings = Vec::new();
     if insensitive {
-        findings.push(Finding {
-            check: "case-insensitive-destination",
-            fatal: true,
-            message: format!(
-                "{} takes names that differ in case for one; Synapse's media names do differ so",
-                staging.state.destination().display()
-            ),
-            remedy: "restore to a file system that tells upper case from lower".into(),
-        });
+        findings.push(case_insensitive(&staging.state.destination()));
     }
     let extracted = extract::extract(Extraction {
         reader,
@@ -298,15 +306,28 @@ impl Staged {
         blocking(move || extract::set_owner(&Root::open(&tree)?, &path, uid, gid)).await
     }
 
-    /// Puts the tree in place; what was there is kept under a dated name. Refused when a finding is fatal.
-    pub async fn swap(self) -> Result<Swapped, VolumeError> {
-        if let Some(fatal) = self.findings.iter().find(|f| f.fatal) {
-            return Err(target::refuse(
+    /// Refuses what [`Staged::swap`] would refuse, as things are now. Changes nothing.
+    pub async fn swap_ready(&self) -> Result<(), VolumeError> {
+        self.refuse_fatal()?;
+        let (destination, mount_point) = (self.staging.state.destination(), self.staging.state.mount_point);
+        let replace = self.replace;
+        blocking(move || swap::ready(&destination, mount_point, replace).map(|_| ())).await
+    }
+
+    fn refuse_fatal(&self) -> Result<(), VolumeError> {
+        match self.findings.iter().find(|f| f.fatal) {
+            Some(fatal) => Err(target::refuse(
                 &self.staging.state.destination(),
                 fatal.message.clone(),
                 fatal.remedy.clone(),
-            ));
+            )),
+            None => Ok(()),
         }
+    }
+
+    /// Puts the tree in place; what was there is kept under a dated name. Refused when a finding is fatal.
+    pub async fn swap(self) -> Result<Swapped, VolumeError> {
+        self.refuse_fatal()?;
         blocking(move || swap::swap(self.staging, self.replace)).await
     }
 
@@ -314,6 +335,12 @@ impl Staged {
     pub async fn discard(self) -> Result<(), VolumeError> {
         blocking(move || self.staging.remove()).await
     }
+}
+
+/// Removes a tree that was restored, also where its directories may not be written to by their owner. Links are not
+/// followed.
+pub fn remove_tree(path: &Path) -> Result<(), VolumeError> {
+    staging::remove_tree(path)
 }
 
 /// What interrupted restores to `destination` left behind.

@@ -44,6 +44,9 @@ pub(super) struct State {
     /// What the restore is of, as a digest.
     #[serde(default)]
     origin: String,
+    /// The mode the tree's root has in the end, where it had to be opened for the swap.
+    #[serde(default)]
+    pub closed: Option<u32>,
 }
 
 impl State {
@@ -104,6 +107,7 @@ impl Staging {
                 tree_inode: inode,
                 kept: None,
                 origin: hex::encode(origin),
+                closed: None,
             },
             path,
             _lock: lock,
@@ -162,7 +166,7 @@ impl Staging {
 }
 
 /// Removes a tree of ours. `std` does it without following links, from descriptors.
-fn remove_tree(path: &Path) -> Result<(), VolumeError> {
+pub(super) fn remove_tree(path: &Path) -> Result<(), VolumeError> {
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -15,29 +15,39 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub(super) fn swap(mut staging: Staging, replace: bool) -> Result<Swapped, VolumeError> {
-    let destination = staging.state.destination();
-    let target = Target::look(&destination)?;
-    if target.mount_point != staging.state.mount_point {
-        return Err(refuse(
-            &destination,
-            "was mounted or unmounted since the restore began",
-            "restore again",
-        ));
-    }
-    if !target.empty && !replace {
-        return Err(not_empty(&target));
-    }
+    let target = ready(&staging.state.destination(), staging.state.mount_point, replace)?;
     let kept = (!target.empty).then(|| kept_name(&target));
     if let Some(kept) = &kept {
         staging.state.keep_as(kept);
     }
     if target.mount_point {
-        refuse_nested_mounts(&target)?;
         staging.enter(Step::MovingOld)?;
     } else {
+        staging.state.closed = closed(&staging.tree())?;
         staging.enter(Step::Exchanging)?;
     }
     carry_on(staging)
+}
+
+/// Looks at the destination of what was staged for a mount point or not, and refuses what cannot be swapped.
+pub(super) fn ready(destination: &Path, mount_point: bool, replace: bool) -> Result<Target, VolumeError> {
+    let target = Target::look(destination)?;
+    if target.mount_point != mount_point {
+        return Err(mount_changed(destination));
+    }
+    if !target.empty && !replace {
+        return Err(not_empty(&target));
+    }
+    refuse_nested_mounts(&target)?;
+    Ok(target)
+}
+
+pub(super) fn mount_changed(destination: &Path) -> VolumeError {
+    refuse(
+        destination,
+        "was mounted or unmounted since the restore began",
+        "restore again",
+    )
 }
 
 pub(super) fn not_empty(target: &Target) -> VolumeError {
@@ -75,6 +85,9 @@ fn carry_on(mut staging: Staging) -> Result<Swapped, VolumeError> {
                 }
                 return Err(e);
             }
+            if let Some(mode) = staging.state.closed {
+                set_mode(&destination, mode)?;
+            }
         }
         Step::MovingOld => {
             move_old(&destination, kept.as_deref())?;
@@ -90,6 +103,34 @@ fn carry_on(mut staging: Staging) -> Result<Swapped, VolumeError> {
     Ok(Swapped { destination, kept })
 }
 
+/// Renames below another parent. A directory of ours that may not be written to is opened for the moment.
+fn move_child(from: &Path, to: &Path) -> Result<(), VolumeError> {
+    let directory = from.symlink_metadata().map_err(failed("look at", from))?.is_dir();
+    let Some(mode) = (if directory { closed(from)? } else { None }) else {
+        return rename_new(from, to);
+    };
+    set_mode(from, mode | 0o200)?;
+    let moved = rename_new(from, to);
+    set_mode(if moved.is_ok() { to } else { from }, mode)?;
+    moved
+}
+
+/// The mode of a directory that who is not root could not move below another parent, since it may not be written to.
+fn closed(directory: &Path) -> Result<Option<u32>, VolumeError> {
+    let mode = directory
+        .symlink_metadata()
+        .map_err(failed("look at", directory))?
+        .mode()
+        & 0o7777;
+    Ok((mode & 0o200 == 0 && !rustix::process::geteuid().is_root()).then_some(mode))
+}
+
+fn set_mode(directory: &Path, mode: u32) -> Result<(), VolumeError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode))
+        .map_err(failed("set the mode of", directory))
+}
+
 fn inode(path: &Path) -> Result<Option<u64>, VolumeError> {
     match path.symlink_metadata() {
         Ok(found) => Ok(Some(found.ino())),
@@ -102,6 +143,9 @@ fn exchange(staging: &Staging, destination: &Path, kept: Option<&Path>) -> Resul
     let tree = staging.tree();
     let new = Some(staging.state.tree_inode);
     if inode(destination)? != new {
+        if let Some(mode) = staging.state.closed {
+            set_mode(&tree, mode | 0o200)?;
+        }
         match kept {
             // Nothing worth keeping: absent, or empty, which rename replaces and checks by itself.
             None => rename(&tree, destination)?,
@@ -174,8 +218,11 @@ fn children(of: &Path) -> Result<Vec<PathBuf>, VolumeError> {
     Ok(found)
 }
 
-/// Something mounted on a child could not be moved; better to know before the first child is.
-fn refuse_nested_mounts(target: &Target) -> Result<(), VolumeError> {
+/// Something mounted on a child of a mount point could not be moved; better to know before the first child is.
+pub(super) fn refuse_nested_mounts(target: &Target) -> Result<(), VolumeError> {
+    if !target.mount_point {
+        return Ok(());
+    }
     let here = target
         .path
         .symlink_metadata()
@@ -207,7 +254,7 @@ fn move_old(destination: &Path, kept: Option<&Path>) -> Result<(), VolumeError> 
     }
     for child in children(destination)? {
         let Some(name) = child.file_name() else { continue };
-        rename_new(&child, &kept.join(name))?;
+        move_child(&child, &kept.join(name))?;
     }
     sync_directory(kept)
 }
@@ -220,7 +267,7 @@ fn move_new(staging: &Staging, destination: &Path) -> Result<(), VolumeError> {
     }
     for child in children(&tree)? {
         let Some(name) = child.file_name() else { continue };
-        rename_new(&child, &destination.join(name))?;
+        move_child(&child, &destination.join(name))?;
     }
     // The mount point itself stays, so the root's own owner, mode and times are copied to it, times last.
     super::extract::copy_root(&tree, destination)

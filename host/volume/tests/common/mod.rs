@@ -12,7 +12,7 @@ use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, BackupWriter, 
 use essrun_volume::{
     Archive, ArchiveReport, ArchiveRequest, PathRule, RestoreOptions, Volume, VolumeError, archive, restore,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub fn name(n: u32) -> ArtifactName {
@@ -80,6 +80,7 @@ pub const OPTIONS: RestoreOptions = RestoreOptions {
     resume: false,
     keep_unfinished: false,
     origin: [0; 32],
+    planned_mount_point: None,
     replace: false,
     owners: restore::Owners::Numeric,
     jobs: 2,
@@ -145,4 +146,70 @@ pub fn line(path: &str, kind: &str, more: &str) -> String {
 
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Runs one test of the calling file again as somebody who is not root.
+pub fn as_nobody(test: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if !is_root() {
+        return false;
+    }
+    // Where nobody may read it.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let exe = dir.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    let out = std::process::Command::new(&exe)
+        .args(["--exact", test, "--nocapture"])
+        .env("TMPDIR", dir.path())
+        .uid(65534)
+        .gid(65534)
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "as nobody: {}",
+        String::from_utf8_lossy(&out.stdout)
+    );
+    assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"));
+    true
+}
+
+/// A mounted file system; unmounted when dropped.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// A tmpfs; none where mounting is not allowed.
+    pub fn tmpfs(at: &Path) -> Option<Mounted> {
+        Self::mount(&["-t", "tmpfs", "none"], at)
+    }
+
+    /// A directory once more, elsewhere.
+    pub fn bind(from: &Path, at: &Path) -> Option<Mounted> {
+        Self::mount(&["--bind", from.to_str().unwrap()], at)
+    }
+
+    fn mount(args: &[&str], at: &Path) -> Option<Mounted> {
+        let done = std::process::Command::new("mount").args(args).arg(at).output().ok()?;
+        if !done.status.success() {
+            eprintln!("cannot mount here, skipped: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        done.status.success().then(|| Mounted(at.to_owned()))
+    }
+
+    pub fn read_only(&self) {
+        let done = std::process::Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(&self.0)
+            .status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
