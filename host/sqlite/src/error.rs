@@ -16,6 +16,9 @@ pub enum SqliteError {
     /// A limit was reached; the text names which, and its size.
     #[error("limit reached: {0}")]
     Limit(String),
+    /// A query took longer than it may.
+    #[error("limit reached: {0}")]
+    Slow(String),
     /// SQLite failed.
     #[error("{path}: cannot {action}: {why}; {hint}")]
     Failed {

@@ -38,6 +38,10 @@ pub(crate) fn show(path: &Path) -> String {
 
 pub(crate) fn failed(path: &Path, action: &'static str, error: &rusqlite::Error) -> SqliteError {
     let hint = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            let why = format!("{error}; free some space");
+            return io(action, path)(std::io::Error::new(std::io::ErrorKind::StorageFull, why));
+        }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another process holds a lock on it for long; try again when it is idle"
         }
@@ -47,7 +51,6 @@ pub(crate) fn failed(path: &Path, action: &'static str, error: &rusqlite::Error)
         Some(ErrorCode::ReadOnly) => {
             "it was left in the middle of a write by a crash: start its service once, so that SQLite recovers it"
         }
-        Some(ErrorCode::DiskFull) => "free some space",
         _ => "see SQLite's message",
     };
     SqliteError::Failed {

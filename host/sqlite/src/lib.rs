@@ -21,7 +21,7 @@ mod restore;
 pub use backup::{BackupReport, Copy, SqliteMeta, backup};
 pub use error::SqliteError;
 pub use look::{Cell, DatabaseInfo, Limits, Rows, Sqlite, TableInfo, TableKind};
-pub use restore::{Owner, RestoreOptions, Staged, Swapped, list_leftovers, restore};
+pub use restore::{Owner, RestoreOptions, Staged, Swapped, list_leftovers, plan as plan_restore, restore};
 
 /// The `kind` of the artifact an SQLite database becomes.
 pub const KIND: &str = "sqlite";

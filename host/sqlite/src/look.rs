@@ -295,7 +295,7 @@ impl Query {
     fn explain(&self, error: rusqlite::Error) -> SqliteError {
         match error.sqlite_error_code() {
             Some(ErrorCode::OperationInterrupted) => {
-                SqliteError::Limit(format!("the query ran longer than {} ms", self.limits.time.as_millis()))
+                SqliteError::Slow(format!("the query ran longer than {} ms", self.limits.time.as_millis()))
             }
             Some(ErrorCode::AuthorizationForStatementDenied) => {
                 invalid("it does something a look may not: only reading, and functions without effects, are allowed")

@@ -128,6 +128,38 @@ fn occupied(destination: &Path, replace: bool) -> Result<bool, SqliteError> {
 
 const STAGED: &str = ".essrun-restore-";
 
+/// Refuses a destination that [`restore`] or [`Staged::swap`] would refuse, and answers the directory both work in. Changes
+/// nothing.
+pub async fn plan(destination: &Path, replace: bool) -> Result<PathBuf, SqliteError> {
+    let destination = destination.to_owned();
+    blocking(move || {
+        let (parent, name) = place(&destination)?;
+        occupied(&parent.join(name), replace)?;
+        writable(&parent)?;
+        Ok(parent)
+    })
+    .await
+}
+
+fn writable(directory: &Path) -> Result<(), SqliteError> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    use rustix::io::Errno;
+    match rustix::fs::accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Ok(()) => Ok(()),
+        Err(Errno::ACCESS | Errno::PERM) => Err(refuse(
+            directory,
+            "may not be written to by this user",
+            "run essrun as a user who may, as root for the owner of the backup",
+        )),
+        Err(Errno::ROFS) => Err(refuse(
+            directory,
+            "is on a file system that is mounted read-only",
+            "mount it writable",
+        )),
+        Err(e) => Err(io("look at", directory)(e.into())),
+    }
+}
+
 /// Writes the artifact to a file beside `destination` and has SQLite check it.
 pub async fn restore(
     reader: Arc<dyn BackupReader>,
@@ -304,10 +336,9 @@ impl Staged {
         .await
     }
 
-    /// Refuses what [`Staged::swap`] would refuse because of what is at the destination now.
+    /// Refuses what [`Staged::swap`] would refuse, as things are now. Changes nothing.
     pub async fn swap_ready(&self) -> Result<(), SqliteError> {
-        let (destination, replace) = (self.destination.clone(), self.replace);
-        blocking(move || occupied(&destination, replace).map(|_| ())).await
+        plan(&self.destination, self.replace).await.map(|_| ())
     }
 
     /// Puts the database in place; what was there is kept under a dated name.
