@@ -29,9 +29,17 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
 
+    /// A guest's request names what is not there, or not any more.
+    #[error("{0}")]
+    Gone(String),
+
     /// A limit on a guest's request was reached.
     #[error("{0}")]
     Limit(String),
+
+    /// A guest's query took longer than it may.
+    #[error("{0}")]
+    Slow(String),
 
     /// Something stands in the way; nothing was changed.
     #[error("{what}: {why}; {hint}")]

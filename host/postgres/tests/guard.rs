@@ -163,7 +163,19 @@ async fn hostile_queries_are_refused() {
             Ok(rows) => rows.all().await,
             Err(e) => Err(e),
         };
-        assert!(matches!(got, Err(Error::Invalid(_))), "{sql}: {got:?}");
+        // The last is the query's own fault, and the server has no other code for it.
+        let absent = [
+            "SELECT id FROM t",
+            "SELECT no_such_column FROM public.t",
+            "SELECT public.t FROM public.t",
+        ]
+        .contains(&sql);
+        let as_it_is = match got {
+            Err(Error::Gone(_)) => absent,
+            Err(Error::Invalid(_)) => !absent,
+            _ => false,
+        };
+        assert!(as_it_is, "{sql}: {got:?}");
     }
     // A row filter is a guest's as well, and runs in a COPY.
     for keep_where in [
@@ -358,6 +370,7 @@ async fn limits_hold() {
         Err(e) => Err(e),
     };
     let is_limit = |r: essrun_postgres::Result<Vec<Vec<Cell>>>| matches!(r, Err(Error::Limit(_)));
+    let is_slow = |r: essrun_postgres::Result<Vec<Vec<Cell>>>| matches!(r, Err(Error::Slow(_)));
     assert!(is_limit(
         run("SELECT id FROM public.t", limited(|l| l.max_rows = 100)).await
     ));
@@ -369,16 +382,18 @@ async fn limits_hold() {
     assert!(is_limit(
         run("SELECT v FROM public.t", limited(|l| l.max_bytes = 5000)).await
     ));
-    assert!(is_limit(run("SELECT repeat('x', 500000000)", limits()).await));
+    // Too great, or too slow before it is, on a machine with other work.
+    let great = run("SELECT repeat('x', 500000000)", limits()).await;
+    assert!(matches!(great, Err(Error::Limit(_) | Error::Slow(_))), "{great:?}");
     assert!(is_limit(
         run("SELECT decode(repeat('00', 2000000), 'hex')", limits()).await
     ));
     let slow = "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
-    assert!(is_limit(
+    assert!(is_slow(
         run(slow, limited(|l| l.timeout = Duration::from_millis(300))).await
     ));
     let slow = "SELECT a FROM generate_series(1, 100000000) a";
-    assert!(is_limit(
+    assert!(is_slow(
         run(
             slow,
             limited(|l| (l.timeout, l.max_rows) = (Duration::from_millis(500), u64::MAX))

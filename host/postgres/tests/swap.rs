@@ -579,6 +579,13 @@ async fn every_precondition_is_found_when_violated() {
     let busy =
         essrun_postgres::Connection::parse(&format!("{}?application_name=synapse", cluster.uri("live"))).unwrap();
     let _session = Session::open(&busy).await.unwrap();
+    // How much is free is known where the server is this machine's, and who asks may be told where it keeps its data.
+    let space = |plan: &restore::RestorePlan| plan.findings.iter().any(|f| f.check == "space-unknown");
+    assert!(plan.data_directory.is_none() && space(&plan), "{:?}", plan.findings);
+    let plan = restore::plan(&good, PREFIX, &target, &drill).await.unwrap();
+    let directory = plan.data_directory.as_deref().map(|d| d.canonicalize().unwrap());
+    assert_eq!(directory, Some(cluster.data_dir().canonicalize().unwrap()));
+    assert!(!space(&plan));
     let (errors, warnings) = checks(&good, &options("live", false)).await;
     assert_eq!(
         (errors, warnings),

@@ -440,7 +440,11 @@ fn find_service(name: &str) -> Result<Params> {
         .filter_map(|file| std::fs::read_to_string(file).ok())
         .find_map(|text| parse::service(&text, name))
         .ok_or_else(|| Error::Spec {
-            why: format!("there is no service `{name}`"),
+            // A connection string put where a name is wanted may hold a password.
+            why: match name.contains("://") || name.contains('=') {
+                true => "what is given as a service is no name".to_owned(),
+                false => format!("there is no service `{name}`"),
+            },
             hint: "define it in ~/.pg_service.conf or the file PGSERVICEFILE names".to_owned(),
         })
 }
@@ -458,6 +462,8 @@ mod tests {
         for passed in [("PGPASSWORD", "hunter2"), ("PGSSLMODE", "disable")] {
             assert!(environment.contains(&(passed.0, passed.1.to_owned())));
         }
+        let error = Connection::parse("service='postgresql://me:hunter2@h/db'").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         for bad in [
             "postgresql://me:hunter2@h/db?sslmode=yes",
             "postgresql://me:hunter2@h:port/db",

@@ -75,7 +75,7 @@ pub(super) async fn run(inspector: &Inspector, sql: &str, params: Vec<Cell>, lim
         return Err(Error::Invalid("a text parameter holds a NUL character".to_owned()));
     }
     let until = Instant::now() + limits.timeout;
-    let deadline = || Error::Limit(format!("the query took longer than {} s", limits.timeout.as_secs()));
+    let deadline = || slow(limits);
     let opening = async {
         let session = inspector.session().await?;
         let timeout = format!(
@@ -248,16 +248,31 @@ pub(crate) async fn refuse_filter(session: &Session, what: &str, table: &str, co
     effects::refuse_plan(session, what, &plan.join("\n")).await
 }
 
-/// The server's word on a guest's query: the query's own faults are `Invalid`, time is `Limit`, the rest is ours.
+fn slow(limits: &QueryLimits) -> Error {
+    Error::Slow(format!("the query took longer than {} s", limits.timeout.as_secs()))
+}
+
+/// Codes of relations, columns, types and schemas that are not there.
+const GONE: &[&str] = &["42P01", "42703", "42704", "3F000"];
+
+/// The server's word on a guest's query: the query's own faults are `Invalid` or `Gone`, what was used up is `Limit` or
+/// `Slow`, the rest is ours.
 fn guest_error(session: &Session, error: &tokio_postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else {
         return session.error("query", error);
     };
     let code = db.code().code();
+    let refused =
+        |kind: fn(String) -> Error| kind(format!("the query was refused: {} (SQLSTATE {code})", db.message()));
     match code {
-        "57014" | "55P03" | "53400" => Error::Limit(format!("the query was stopped: {}", db.message())),
+        "57014" => Error::Slow(format!("the query was stopped: {}", db.message())),
+        "55P03" | "53400" => Error::Limit(format!("the query was stopped: {}", db.message())),
+        // A table that is dropped or altered between being found and being read has no code of its own.
+        "XX000" if db.message().starts_with("could not open relation") => refused(Error::Gone),
+        "0A000" if db.message().starts_with("cached plan") => refused(Error::Gone),
+        _ if GONE.contains(&code) => refused(Error::Gone),
         _ if matches!(code.get(..2), Some("08" | "53" | "54" | "57" | "58" | "XX")) => session.error("query", error),
-        _ => Error::Invalid(format!("the query was refused: {} (SQLSTATE {code})", db.message())),
+        _ => refused(Error::Invalid),
     }
 }
 
@@ -281,10 +296,7 @@ impl Rows {
                 Ok(next) => next,
                 Err(_) => {
                     self.done = true;
-                    return Err(Error::Limit(format!(
-                        "the query took longer than {} s",
-                        self.limits.timeout.as_secs()
-                    )));
+                    return Err(slow(&self.limits));
                 }
             };
             let row = match next {

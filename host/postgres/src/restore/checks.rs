@@ -6,6 +6,8 @@ use super::scratch::{Purpose, relations};
 use crate::connection::{Connection, Session, our_name};
 use crate::dump::DatabaseFacts;
 use crate::error::Result;
+use std::io::Read;
+use std::path::PathBuf;
 
 fn finding(check: &str, severity: Severity, message: String, remedy: &str) -> Finding {
     Finding {
@@ -22,7 +24,10 @@ fn same_locale(a: &str, b: &str) -> bool {
     plain(a) == plain(b)
 }
 
-/// Whether a locale sorts as another version here; where either is not known nothing can be said.
+/// Whether a locale sorts as another version here; where either is not known nothing can be said. A warning, whatever is
+/// allowed: what such a difference ruins is indexes, and a restore builds them anew. Partitions by ranges of text and
+/// checks that compare texts are held against every row while it is loaded, so what does not fit there fails, and is not
+/// put in service.
 fn drifted(locale: &str, here: Option<String>, facts: &DatabaseFacts) -> Option<Finding> {
     let (here, there) = (here?, facts.collation_version.as_ref()?);
     (&here != there).then(|| {
@@ -30,7 +35,8 @@ fn drifted(locale: &str, here: Option<String>, facts: &DatabaseFacts) -> Option<
             "collation-drift",
             Severity::Warning,
             format!("locale `{locale}` sorts as version {here} here, {there} where the backup was taken"),
-            "indexes are built anew; check what relies on the order of texts",
+            "indexes are built anew, and rows that no longer fit a partition or a check fail the restore; look at what \
+             relies on the order of texts outside the database",
         )
     })
 }
@@ -206,7 +212,6 @@ pub(super) fn in_service(database: &str, since: &str) -> Finding {
 pub(super) async fn target(
     admin: &Session,
     target: &Connection,
-    facts: &DatabaseFacts,
     options: &RestoreOptions,
     (prefix, scratch): (&str, &str),
 ) -> Result<Vec<Finding>> {
@@ -312,14 +317,49 @@ pub(super) async fn target(
             ));
         }
     }
-    out.push(finding(
-        "space-unknown",
-        Severity::Info,
-        format!(
-            "about {} MiB will be needed beside the live database; the server does not say how much is free",
-            facts.size_bytes.div_ceil(1 << 20)
-        ),
-        "look at the server's data directory",
-    ));
     Ok(out)
+}
+
+/// The server's data directory, where it is this machine's and can be looked at: what is free there is known then. A
+/// server elsewhere may name a path that is there here as well, so the cluster's identifier is compared.
+pub(super) async fn data_directory(admin: &Session) -> Option<PathBuf> {
+    // Only some roles may be told where it is.
+    let asked = admin
+        .query_one(
+            "SELECT (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory'), system_identifier \
+             FROM pg_catalog.pg_control_system()",
+            &[],
+        )
+        .await;
+    let (directory, identifier) = match asked {
+        Ok(row) => (row.get::<_, Option<String>>(0)?, row.get::<_, i64>(1)),
+        Err(e) => {
+            tracing::debug!("where the server keeps its databases is not told: {e}");
+            return None;
+        }
+    };
+    let directory = PathBuf::from(directory);
+    let control = directory.join("global/pg_control");
+    // Its first eight bytes are the identifier.
+    let mut first = [0; 8];
+    let read = control
+        .metadata()
+        .ok()
+        .filter(std::fs::Metadata::is_file)
+        .and_then(|_| std::fs::File::open(&control).ok()?.read_exact(&mut first).ok());
+    (read.is_some() && i64::from_ne_bytes(first) == identifier).then_some(directory)
+}
+
+/// That nobody here knows how much room there is.
+pub(super) fn space_unknown(facts: &DatabaseFacts) -> Finding {
+    let message = format!(
+        "about {} MiB will be needed beside the live databases, and how much is free on the server is not known here",
+        facts.size_bytes.div_ceil(1 << 20)
+    );
+    finding(
+        "space-unknown",
+        Severity::Warning,
+        message,
+        "look at the file system of the server's data directory: a server whose disk is full stops",
+    )
 }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::names::TableName;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// How a restore is to go.
 #[derive(Debug, Clone)]
@@ -27,7 +28,8 @@ pub struct RestoreOptions {
     pub no_privileges: bool,
     /// Sessions that load rows and build indexes at once.
     pub jobs: usize,
-    /// Let extension and collation versions differ: findings become warnings.
+    /// Let extensions have other versions than in the backup: the findings become warnings. Another version of a collation
+    /// is one always.
     pub allow_drift: bool,
     /// Let a live database with tables in it be replaced at the swap.
     pub replace: bool,
@@ -118,6 +120,9 @@ pub struct RestorePlan {
     /// A resume found that the stopped restore had come to its end with this database and put it in service then.
     #[serde(default)]
     pub in_service: Option<String>,
+    /// The server's data directory, where it is on this machine and can be looked at.
+    #[serde(default)]
+    pub data_directory: Option<PathBuf>,
 }
 
 impl RestorePlan {
@@ -162,11 +167,15 @@ pub async fn plan(
         }
         false => None,
     };
+    let data_directory = checks::data_directory(&admin).await;
     let mut findings = match &in_service {
         Some(since) => vec![checks::in_service(&options.database, since)],
         None => {
             let mut found = checks::server(&admin, &facts, options).await?;
-            found.extend(checks::target(&admin, target, &facts, options, (prefix, &scratch)).await?);
+            if data_directory.is_none() {
+                found.push(checks::space_unknown(&facts));
+            }
+            found.extend(checks::target(&admin, target, options, (prefix, &scratch)).await?);
             found
         }
     };
@@ -183,6 +192,7 @@ pub async fn plan(
         jobs: options.jobs.clamp(1, 64),
         facts,
         in_service,
+        data_directory,
     })
 }
 
