@@ -136,10 +136,10 @@ impl State {
     fn charge(&mut self, bytes: u64) -> Result<(), LookError> {
         self.looked_at = self.looked_at.saturating_add(bytes);
         if self.looked_at > self.limits.looked_at {
-            return Err(limit(format!(
-                "{} looked at in one call",
-                bytesize::ByteSize(self.limits.looked_at)
-            )));
+            return Err(limit(
+                format!("{} looked at in one call", bytesize::ByteSize(self.limits.looked_at)),
+                "looked-at",
+            ));
         }
         Ok(())
     }
@@ -147,7 +147,10 @@ impl State {
     fn charge_rows(&mut self, rows: usize) -> Result<(), LookError> {
         self.rows = self.rows.saturating_add(rows as u64);
         if self.rows > self.limits.rows {
-            return Err(limit(format!("{} rows and entries in one call", self.limits.rows)));
+            return Err(limit(
+                format!("{} rows and entries in one call", self.limits.rows),
+                "rows",
+            ));
         }
         Ok(())
     }
@@ -168,15 +171,23 @@ impl State {
             .fold(0, u64::saturating_add)
     }
 
-    fn hold<T: Send + 'static>(&mut self, bytes: u64, thing: T) -> Result<Resource<T>, LookError> {
-        if self.held().saturating_add(bytes) > self.limits.held {
-            return Err(limit(format!(
-                "{} held for open handles",
-                bytesize::ByteSize(self.limits.held)
-            )));
+    /// That what is held, and so much more, is allowed.
+    fn check_held(&mut self, more: u64) -> Result<(), LookError> {
+        if self.held().saturating_add(more) > self.limits.held {
+            let most = bytesize::ByteSize(self.limits.held);
+            return Err(limit(format!("{most} held for open handles"), "held"));
         }
+        Ok(())
+    }
+
+    fn too_many_handles(&self) -> LookError {
+        limit(format!("{} open handles", self.limits.handles), "handles")
+    }
+
+    fn hold<T: Send + 'static>(&mut self, bytes: u64, thing: T) -> Result<Resource<T>, LookError> {
+        self.check_held(bytes)?;
         self.table.push(thing).map_err(|e| match e {
-            ResourceTableError::Full => limit(format!("{} open handles", self.limits.handles)),
+            ResourceTableError::Full => self.too_many_handles(),
             other => LookError::Failed(other.to_string()),
         })
     }
@@ -191,8 +202,11 @@ impl State {
     }
 }
 
-fn limit(what: String) -> LookError {
-    LookError::Limit(format!("limit reached: {what}"))
+/// What was reached, and the key under `limits` in pipeline.toml that raises it.
+fn limit(what: String, key: &str) -> LookError {
+    LookError::Limit(format!(
+        "limit reached: {what}; raise `{key}` of its limits if it has reason to"
+    ))
 }
 
 /// What the host allocates for a cell, about.
@@ -204,8 +218,13 @@ fn cell_bytes(cell: &Cell) -> u64 {
     }
 }
 
+/// What a row counts in pages and against limits, in bytes.
+pub fn row_bytes(row: &[Cell]) -> u64 {
+    24 + row.iter().map(cell_bytes).sum::<u64>()
+}
+
 fn rows_bytes(rows: &[Vec<Cell>]) -> u64 {
-    rows.iter().map(|r| 24 + r.iter().map(cell_bytes).sum::<u64>()).sum()
+    rows.iter().map(|r| row_bytes(r)).sum()
 }
 
 fn entry_bytes(entry: &Entry) -> u64 {
@@ -225,7 +244,7 @@ fn checked_page<T>(items: Vec<T>, most: u32, bytes: u64, most_bytes: u64) -> Res
     }
     // A page ends with the row that passes the limit, so one row may be larger than the page; two pages never.
     if items.len() > 1 && bytes > most_bytes.saturating_mul(2) || bytes > most_bytes.saturating_mul(16) {
-        return Err(limit(format!("a page of {}", bytesize::ByteSize(most_bytes))));
+        return Err(limit(format!("a page of {}", bytesize::ByteSize(most_bytes)), "page"));
     }
     Ok(items)
 }
@@ -278,7 +297,7 @@ impl State {
         // Before asking the server: a guest at its limits must not make it work.
         let open = self.table.iter_mut().count();
         if open >= self.limits.handles as usize {
-            return Err(limit(format!("{} open handles", self.limits.handles)));
+            return Err(self.too_many_handles());
         }
         let source = self.world.clone().query(label, sql, params).await?;
         let held = source.held_bytes();
@@ -293,12 +312,7 @@ impl State {
         let page = checked_page(page, most, page_bytes, bytes)?;
         self.charge_rows(page.len())?;
         self.charge(page_bytes)?;
-        if self.held() > self.limits.held {
-            return Err(limit(format!(
-                "{} held for open handles",
-                bytesize::ByteSize(self.limits.held)
-            )));
-        }
+        self.check_held(0)?;
         Ok(page)
     }
 
@@ -313,12 +327,7 @@ impl State {
         let page = checked_page(page, most, page_bytes, bytes)?;
         self.charge_rows(page.len())?;
         self.charge(page_bytes)?;
-        if self.held() > self.limits.held {
-            return Err(limit(format!(
-                "{} held for open handles",
-                bytesize::ByteSize(self.limits.held)
-            )));
-        }
+        self.check_held(0)?;
         Ok(page)
     }
 
@@ -331,7 +340,7 @@ impl State {
         self.charge((label.len() + directory.len()) as u64)?;
         let open = self.table.iter_mut().count();
         if open >= self.limits.handles as usize {
-            return Err(limit(format!("{} open handles", self.limits.handles)));
+            return Err(self.too_many_handles());
         }
         let source = self.world.clone().walk(label, directory, recursive).await?;
         let held = source.held_bytes();
@@ -340,7 +349,8 @@ impl State {
 
     fn check_paths(&mut self, label: &str, paths: &[String]) -> Result<(), LookError> {
         if paths.len() > PATHS {
-            return Err(limit(format!("{PATHS} paths in one call")));
+            // The contract's number, not a setting's.
+            return Err(LookError::Limit(format!("limit reached: {PATHS} paths in one call")));
         }
         self.charge_rows(paths.len())?;
         self.charge(label.len() as u64 + texts_bytes(paths))
@@ -363,7 +373,10 @@ impl State {
         self.charge((label.len() + path.len()) as u64)?;
         let most = u64::from(max_bytes).min(self.limits.file);
         let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let bytes = self.world.clone().read(label, path, most).await?;
+        let bytes = match self.world.clone().read(label, path, most).await {
+            Err(LookError::Limit(what)) if max_bytes > most => return Err(limit(what, "file")),
+            read => read?,
+        };
         if bytes.len() as u64 > u64::from(most) {
             return Err(LookError::Failed(
                 "the host's source read more than asked for".to_owned(),
@@ -523,5 +536,36 @@ impl ResourceLimiter for State {
     }
     fn memories(&self) -> usize {
         100
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NoWorld, Overrides};
+
+    #[test]
+    fn each_limit_names_a_key_that_raises_it() {
+        let limits = Limits {
+            looked_at: 1,
+            rows: 1,
+            held: 1,
+            ..Limits::default()
+        };
+        let mut state = State::new(Arc::new(NoWorld), &limits);
+        let reached = [
+            (state.charge(2), "looked-at = \"2 B\""),
+            (state.charge_rows(2), "rows = 2"),
+            (state.check_held(2), "held = \"2 B\""),
+            (Err(state.too_many_handles()), "handles = 2"),
+            (checked_page(vec![1, 2], 2, 5, 2).map(|_| ()), "page = \"9 B\""),
+        ];
+        for (answer, raised) in reached {
+            let told = answer.unwrap_err().to_string();
+            let key = raised.split(' ').next().unwrap();
+            assert!(told.contains(&format!("raise `{key}` of its limits")), "{told}");
+            assert!(toml::from_str::<Overrides>(raised).is_ok(), "{raised}");
+        }
+        assert!(state.check_held(1).is_ok());
     }
 }

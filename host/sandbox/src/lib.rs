@@ -33,5 +33,6 @@ pub use component::Component;
 pub use engine::{Engine, EngineConfig, Origin};
 pub use error::{Refusal, SandboxError, Stop, Ungranted};
 pub use examine::{PluginInfo, inspect_wasm};
-pub use limits::{Limits, Shape};
+pub use host::row_bytes;
+pub use limits::{Limits, Overrides, Shape};
 pub use world::{ListingSource, LookError, NoWorld, RowSource, World};
