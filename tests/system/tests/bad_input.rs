@@ -94,6 +94,37 @@ fn broken_pipeline_files() {
         ),
         ("main = {", "main = { url = \"postgresql://a/b\",", 14, &["2 times"]),
         ("main = {", "secondary = {", 10, &["databases.main"]),
+        // A connection string in the wrong place is not shown.
+        (
+            "main = { url-env = \"SYNAPSE_DB\" }",
+            "main = \"postgresql://u:hunter2@h/d\"",
+            14,
+            &["main: invalid type"],
+        ),
+        (
+            "url-env = \"SYNAPSE_DB\"",
+            "url-env = \"postgresql://u:hunter2@h/d\"",
+            14,
+            &["url-env is not the name"],
+        ),
+        (
+            "url-env = \"SYNAPSE_DB\"",
+            "url-file = \"postgresql://u:hunter2@h/d\"",
+            14,
+            &["url-file holds a connection string"],
+        ),
+        (
+            "url-env = \"SYNAPSE_DB\"",
+            "service = \"postgresql://u:hunter2@h/d\"",
+            14,
+            &["service holds a connection string"],
+        ),
+        (
+            "url-env = \"SYNAPSE_DB\"",
+            "url-env = \"SYNAPSE_DB\", admin-url-env = \"host=h password=hunter2\"",
+            14,
+            &["admin-url-env is not the name"],
+        ),
         (
             "media = { path = \"media\" }",
             "media = { path = \"/\" }",

@@ -11,6 +11,7 @@ mod store;
 
 use crate::error::{At, PipelineError};
 use crate::plugin::SignedBy;
+use essrun_sandbox::Limits;
 use essrun_store::Location;
 pub use policy::{PolicyConfig, PolicyFile, REGO};
 pub use secret::Secret;
@@ -80,7 +81,7 @@ pub struct ComponentConfig {
     pub volumes: BTreeMap<String, VolumeGrant>,
     pub settings: serde_json::Map<String, serde_json::Value>,
     pub settings_at: BTreeMap<String, At>,
-    pub limits: essrun_sandbox::Limits,
+    pub limits: Limits,
 }
 
 /// Where a component's code comes from.
@@ -228,7 +229,7 @@ impl Places<'_> {
             },
             |s| self.at(s),
         );
-        let message = e.message().trim().replace('\n', " ");
+        let message = without_text(&e.message().trim().replace('\n', " "));
         let hint = if message.contains("unknown field") || message.contains("unknown variant") {
             "check the spelling; the message lists what is known here".to_owned()
         } else if message.contains("missing field `sha256`") {
@@ -593,6 +594,10 @@ impl Checker<'_> {
             })?;
             settings.insert(key.into_inner(), json);
         }
+        let usual = match &origin {
+            Use::BuiltIn(_) => Limits::built_in(),
+            Use::File { .. } => Limits::default(),
+        };
         Ok(ComponentConfig {
             name,
             at,
@@ -601,7 +606,7 @@ impl Checker<'_> {
             volumes,
             settings,
             settings_at,
-            limits: raw.limits.unwrap_or_default(),
+            limits: raw.limits.over(usual),
         })
     }
 
@@ -636,11 +641,11 @@ impl Checker<'_> {
             (None, None) => None,
             (Some(env), None) => Some(Secret::Env {
                 at: at.clone(),
-                variable: env,
+                variable: self.variable("admin-url-env", env)?,
             }),
             (None, Some(file)) => Some(Secret::File {
                 at: at.clone(),
-                path: self.path(&file),
+                path: self.path(&self.no_address("admin-url-file", file)?),
             }),
             (Some(_), Some(_)) => {
                 return Err(self
@@ -656,20 +661,21 @@ impl Checker<'_> {
         } else if let Some(variable) = raw.url_env {
             DatabaseSource::Postgres(Secret::Env {
                 at: at.clone(),
-                variable,
+                variable: self.variable("url-env", variable)?,
             })
         } else if let Some(file) = raw.url_file {
             DatabaseSource::Postgres(Secret::File {
                 at: at.clone(),
-                path: self.path(&file),
+                path: self.path(&self.no_address("url-file", file)?),
             })
         } else if let Some(service) = raw.service {
             DatabaseSource::Postgres(Secret::Service {
                 at: at.clone(),
-                name: service,
+                name: self.no_address("service", service)?,
             })
         } else {
-            DatabaseSource::Sqlite(self.path(&raw.sqlite.unwrap_or_default()))
+            let file = raw.sqlite.map(|file| self.no_address("sqlite", file)).transpose()?;
+            DatabaseSource::Sqlite(self.path(&file.unwrap_or_default()))
         };
         if matches!(source, DatabaseSource::Sqlite(_)) && (admin.is_some() || raw.owner.is_some()) {
             return Err(self.places.error(
@@ -686,6 +692,35 @@ impl Checker<'_> {
         })
     }
 
+    /// The name of an environment variable. What is none is not shown: it may be the connection string itself.
+    fn variable(&self, key: &str, given: Spanned<String>) -> Result<String, PipelineError> {
+        let text = given.get_ref();
+        let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if plain {
+            return Ok(given.into_inner());
+        }
+        Err(self.places.error(
+            self.places.of(&given),
+            format!("{key} is not the name of an environment variable"),
+            "name the variable that holds the connection string (letters, digits, underscores); the string itself is for url",
+        ))
+    }
+
+    /// The name of a file or a service. A connection string put here by mistake is not shown.
+    fn no_address(&self, key: &str, given: Spanned<String>) -> Result<String, PipelineError> {
+        let mut text = given.get_ref().to_ascii_lowercase();
+        text.retain(|c| !c.is_whitespace());
+        if !text.contains("://") && !text.contains("password=") {
+            return Ok(given.into_inner());
+        }
+        Err(self.places.error(
+            self.places.of(&given),
+            format!("{key} holds a connection string"),
+            "url-env and url-file name where the connection string is; the string itself is for url",
+        ))
+    }
+
     /// Names end in artifact names, file names and log lines: keep them plain.
     fn name(&self, name: &Spanned<String>, what: &str) -> Result<(), PipelineError> {
         let text = name.get_ref();
@@ -698,9 +733,10 @@ impl Checker<'_> {
         if plain {
             Ok(())
         } else {
+            let shown = if text.contains("://") { "…" } else { text };
             Err(self.places.error(
                 self.places.of(name),
-                format!("{what} {text:?} is not allowed"),
+                format!("{what} {shown:?} is not allowed"),
                 "use lower-case letters, digits and dashes, at most 64, not beginning with a dash",
             ))
         }
@@ -709,6 +745,28 @@ impl Checker<'_> {
     /// Relative paths are relative to the pipeline file.
     fn path(&self, path: &str) -> PathBuf {
         self.base.join(path)
+    }
+}
+
+/// serde's message without the text it was given: that may be a connection string in the wrong place.
+fn without_text(message: &str) -> String {
+    let cut = |before: &str, quote: char| {
+        let (left, text) = message.split_once(before)?;
+        let end = text.rfind(&format!("{quote}, expected "))?;
+        Some(format!(
+            "{left}{}{}",
+            before.trim_end(),
+            text.get(end + quote.len_utf8()..)?
+        ))
+    };
+    let typed = ["invalid type: string ", "invalid value: string "];
+    match typed.into_iter().find_map(|before| cut(before, '"')) {
+        Some(cut) => cut,
+        None if message.contains("://") => ["unknown field ", "unknown variant "]
+            .into_iter()
+            .find_map(|before| cut(before, '`'))
+            .unwrap_or_else(|| "not as it must be".to_owned()),
+        None => message.to_owned(),
     }
 }
 

@@ -70,7 +70,8 @@ pub(super) struct Component {
     pub volumes: BTreeMap<Spanned<String>, Volume>,
     #[serde(default)]
     pub settings: BTreeMap<Spanned<String>, toml::Value>,
-    pub limits: Option<essrun_sandbox::Limits>,
+    #[serde(default)]
+    pub limits: essrun_sandbox::Overrides,
 }
 
 pub(super) enum Use {
@@ -110,12 +111,12 @@ impl<'de> Deserialize<'de> for Use {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Database {
     pub url: Option<String>,
-    pub url_env: Option<String>,
-    pub url_file: Option<String>,
-    pub service: Option<String>,
-    pub sqlite: Option<String>,
-    pub admin_url_env: Option<String>,
-    pub admin_url_file: Option<String>,
+    pub url_env: Option<Spanned<String>>,
+    pub url_file: Option<Spanned<String>>,
+    pub service: Option<Spanned<String>>,
+    pub sqlite: Option<Spanned<String>>,
+    pub admin_url_env: Option<Spanned<String>>,
+    pub admin_url_file: Option<Spanned<String>>,
     pub owner: Option<String>,
 }
 

@@ -145,6 +145,81 @@ fn keys_in_an_address_are_refused_and_not_shown() {
 fn a_secret_is_never_shown() {
     let p = parse(&GOOD.replace("url-env = \"SYNAPSE_DB\"", "url = \"postgresql://u:hunter2@h/d\"")).unwrap();
     assert!(!format!("{p:?}").contains("hunter2"));
+    let main = "main = { url-env = \"SYNAPSE_DB\" }";
+    assert!(GOOD.contains(main));
+    for (wrong, says) in [
+        (
+            "main = \"postgresql://u:hunter2@h/d\"",
+            "main: invalid type: string, expected",
+        ),
+        (
+            "main = 'postgresql://u:\", expected hunter2@h/d'",
+            "main: invalid type: string, expected",
+        ),
+        (
+            "main = { url-env = \"postgresql://u:hunter2@h/d\" }",
+            "url-env is not the name",
+        ),
+        (
+            "main = { url-env = \"host=h password=hunter2\" }",
+            "url-env is not the name",
+        ),
+        ("main = { url-env = \"\" }", "url-env is not the name"),
+        ("main = { url-env = \"1A\" }", "url-env is not the name"),
+        (
+            "main = { url-file = \"postgresql://u:hunter2@h/d\" }",
+            "url-file holds a connection string",
+        ),
+        (
+            "main = { url-file = \"host=h password = hunter2\" }",
+            "url-file holds a connection string",
+        ),
+        (
+            "main = { service = \"POSTGRES://u:hunter2@h/d\" }",
+            "service holds a connection string",
+        ),
+        (
+            "main = { sqlite = \"postgresql://u:hunter2@h/d\" }",
+            "sqlite holds a connection string",
+        ),
+        (
+            "main = { url-env = \"A\", admin-url-env = \"postgresql://u:hunter2@h/d\" }",
+            "admin-url-env is not the name",
+        ),
+        (
+            "main = { url-env = \"A\", admin-url-file = \"postgresql://u:hunter2@h/d\" }",
+            "admin-url-file holds a connection string",
+        ),
+        ("main = { \"postgresql://u:hunter2@h/d\" = 1 }", "unknown field"),
+        ("\"postgresql://u:hunter2@h/d\" = { url-env = \"A\" }", "is not allowed"),
+    ] {
+        let error = parse(&GOOD.replace(main, wrong)).unwrap_err();
+        assert!(
+            error.to_string().contains(says) && error.to_string().contains("hint:"),
+            "{wrong}: {error}"
+        );
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn built_in_components_have_room_and_others_are_kept_small() {
+    let limits = |more: &str| {
+        let text = GOOD.replace(
+            "use = \"synapse\"",
+            &format!("use = \"synapse\"\nlimits.memory = \"65 MiB\"{more}"),
+        );
+        parse(&text).unwrap().component("synapse").unwrap().limits.clone()
+    };
+    assert_eq!(limits("").memory, 65 << 20);
+    assert_eq!(limits("").looked_at, essrun_sandbox::Limits::built_in().looked_at);
+    assert_eq!(limits("\nlimits.rows = 7").rows, 7);
+    let plugin = format!("use = {{ path = \"x.wasm\", sha256 = \"{}\" }}", "0".repeat(64));
+    let other = parse(&GOOD.replace("use = \"synapse\"", &plugin)).unwrap();
+    assert_eq!(
+        other.component("synapse").unwrap().limits,
+        essrun_sandbox::Limits::default()
+    );
 }
 
 #[test]
