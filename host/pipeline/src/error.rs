@@ -35,6 +35,10 @@ pub enum PipelineError {
     /// A database or file tree failed.
     #[error("{what}: {problem}")]
     Source { what: String, problem: String },
+    /// The place gave out: no room, a lost connection, a server that shuts down. Says nothing about what was to be put
+    /// there.
+    #[error("{what}: {problem}")]
+    GaveOut { what: String, problem: String },
     /// The source changed its shape under the snapshot; a new snapshot mends it.
     #[error("{what}: {problem}")]
     Changed { what: String, problem: String },
@@ -72,7 +76,9 @@ impl PipelineError {
         match self {
             PipelineError::Config { .. } => Exit::Config,
             PipelineError::Refused { .. } => Exit::Refused,
-            PipelineError::Source { .. } | PipelineError::Changed { .. } => Exit::Source,
+            PipelineError::Source { .. } | PipelineError::GaveOut { .. } | PipelineError::Changed { .. } => {
+                Exit::Source
+            }
             PipelineError::Repository { .. } => Exit::Repository,
             PipelineError::Component { .. } => Exit::Component,
             PipelineError::Findings { .. } => Exit::Findings,
@@ -93,6 +99,7 @@ impl PipelineError {
     /// With something more to say.
     pub(crate) fn and_note(mut self, note: &str) -> Self {
         if let PipelineError::Source { problem, .. }
+        | PipelineError::GaveOut { problem, .. }
         | PipelineError::Changed { problem, .. }
         | PipelineError::Refused { problem, .. }
         | PipelineError::Repository { problem }
@@ -123,7 +130,23 @@ impl PipelineError {
         match problem.blame() {
             Blamed::Backup => PipelineError::repository(format!("{what}: {problem}")),
             Blamed::Target => PipelineError::source(what, problem),
+            Blamed::Circumstances => PipelineError::gave_out(what, problem),
             Blamed::Precondition { why, hint } => PipelineError::refused(format!("{what}: {why}"), hint),
+        }
+    }
+
+    /// Of work on what was restored: the source's, and whether it gave out.
+    pub(crate) fn at_target(what: impl Into<String>, problem: impl Blame) -> Self {
+        match problem.blame() {
+            Blamed::Circumstances => PipelineError::gave_out(what, problem),
+            _ => PipelineError::source(what, problem),
+        }
+    }
+
+    fn gave_out(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        PipelineError::GaveOut {
+            what: what.into(),
+            problem: chain(&problem),
         }
     }
 
@@ -141,6 +164,8 @@ pub(crate) enum Blamed {
     Backup,
     /// The server's or file system's that is restored to.
     Target,
+    /// Nobody's: the place gave out while it was being worked in.
+    Circumstances,
     /// Nobody's: something stands in the way, and nothing was changed.
     Precondition { why: String, hint: String },
 }
@@ -158,7 +183,41 @@ impl Blame for essrun_postgres::Error {
                 why: format!("{what}: {why}"),
                 hint: hint.clone(),
             },
+            essrun_postgres::Error::Lost { .. } | essrun_postgres::Error::Connect { .. } => Blamed::Circumstances,
+            essrun_postgres::Error::Server { code, .. } if gave_out(code) => Blamed::Circumstances,
             _ => Blamed::Target,
+        }
+    }
+}
+
+/// SQLSTATE classes for lost connections, what there is not enough of, a server that is stopped, and what is outside of
+/// it.
+fn gave_out(code: &str) -> bool {
+    matches!(code.get(..2), Some("08" | "53" | "57" | "58"))
+}
+
+impl Blame for std::io::Error {
+    fn blame(&self) -> Blamed {
+        use rustix::io::Errno;
+        use std::io::ErrorKind;
+        let kind = matches!(
+            self.kind(),
+            ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::OutOfMemory
+                | ErrorKind::StaleNetworkFileHandle
+                | ErrorKind::TimedOut
+        );
+        let errno = Errno::from_io_error(self).is_some_and(|e| {
+            matches!(
+                e,
+                Errno::IO | Errno::NODEV | Errno::NXIO | Errno::MFILE | Errno::NFILE | Errno::NOTCONN | Errno::HOSTDOWN
+            )
+        });
+        match kind || errno {
+            true => Blamed::Circumstances,
+            false => Blamed::Target,
         }
     }
 }
@@ -171,6 +230,7 @@ impl Blame for essrun_volume::VolumeError {
                 why: format!("{path}: {why}"),
                 hint: hint.clone(),
             },
+            essrun_volume::VolumeError::Io { source, .. } => source.blame(),
             _ => Blamed::Target,
         }
     }
@@ -184,6 +244,7 @@ impl Blame for essrun_sqlite::SqliteError {
                 why: format!("{path}: {why}"),
                 hint: hint.clone(),
             },
+            essrun_sqlite::SqliteError::Io { source, .. } => source.blame(),
             _ => Blamed::Target,
         }
     }
@@ -192,4 +253,55 @@ impl Blame for essrun_sqlite::SqliteError {
 /// Errors of the rooms below print their own causes.
 fn chain(problem: &impl std::fmt::Display) -> String {
     problem.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Error, ErrorKind};
+
+    #[test]
+    fn a_place_that_gives_out_is_told_from_a_fault() {
+        let server = |code: &str| essrun_postgres::Error::Server {
+            what: "s: load t".into(),
+            code: code.into(),
+            why: "said".into(),
+        };
+        let io = |source: Error| essrun_volume::VolumeError::Io {
+            action: "write",
+            path: "f".into(),
+            source,
+        };
+        let gave_out = |e: PipelineError| matches!(e, PipelineError::GaveOut { .. }) && e.exit() == Exit::Source;
+        for code in ["08006", "53100", "53200", "53300", "57P01", "57014", "58030"] {
+            assert!(gave_out(PipelineError::restoring("s", server(code))), "{code}");
+        }
+        for code in ["23505", "22021", "42601", "XX000", "40001", "5", ""] {
+            assert!(!gave_out(PipelineError::restoring("s", server(code))), "{code}");
+        }
+        let lost = essrun_postgres::Error::Lost {
+            what: "s".into(),
+            why: "the server closed it".into(),
+        };
+        assert!(gave_out(PipelineError::at_target("s", lost)));
+        for kind in [
+            ErrorKind::StorageFull,
+            ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::QuotaExceeded,
+        ] {
+            assert!(gave_out(PipelineError::restoring("s", io(kind.into()))), "{kind}");
+        }
+        assert!(gave_out(PipelineError::at_target(
+            "s",
+            io(rustix::io::Errno::IO.into())
+        )));
+        // These may be for what the backup holds.
+        for kind in [
+            ErrorKind::InvalidInput,
+            ErrorKind::InvalidFilename,
+            ErrorKind::AlreadyExists,
+        ] {
+            assert!(!gave_out(PipelineError::restoring("s", io(kind.into()))), "{kind}");
+        }
+    }
 }

@@ -126,7 +126,7 @@ pub async fn sources(
     let mut components: Vec<Opened> = loaded
         .into_iter()
         .map(|loaded| Opened {
-            world: Granted::new(loaded.name(), &loaded.config.settings),
+            world: Granted::new(loaded.name(), &loaded.config.settings, &loaded.config.limits),
             copies: BTreeMap::new(),
             volumes: BTreeMap::new(),
             sources: BTreeMap::new(),

@@ -8,7 +8,6 @@ use crate::known;
 use crate::load::Loaded;
 use essrun_postgres::SnapshotGroup;
 use essrun_postgres::dump::{self, DumpPlan, DumpRequest, RowFilter, TableRule};
-use essrun_sandbox::SandboxError;
 use essrun_sandbox::contract::{backup, types};
 use essrun_volume::{ArchiveRequest, PathRule};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,17 +57,8 @@ pub async fn ask(one: &mut Opened, groups: &[SnapshotGroup], jobs: usize) -> Res
         .component
         .plan_backup(Arc::new(one.world.clone()), &loaded.config.limits)
         .await
-        .map_err(|e| match e {
-            // What it looked at may have been dropped under the snapshot as well.
-            SandboxError::Guest {
-                error: types::Error::Inspect(problem),
-                ..
-            } => PipelineError::Changed {
-                what: loaded.name().to_owned(),
-                problem,
-            },
-            e => PipelineError::component(loaded.name(), e),
-        })?;
+        // What it looked at may have been dropped under the snapshot as well.
+        .map_err(|e| one.world.blame(e))?;
     let mut plan = check(loaded, plan, jobs)?;
     for (label, request) in &plan.dumps {
         let what = format!("{}/{label}", loaded.name());

@@ -150,7 +150,7 @@ struct Postgres {
 pub async fn stand(file: &Path, name: &str, described: &Description) -> Result<Standing, PipelineError> {
     let wrong = |problem: String| bad_file(file, problem, "docs/PLUGINS.md tells how a world is described");
     let dir = tempfile::tempdir().map_err(|e| PipelineError::source("a temporary folder", e))?;
-    let mut granted = Granted::new(name, &described.settings);
+    let mut granted = Granted::new(name, &described.settings, &described.limits);
     let (mut postgres, mut answers) = (BTreeMap::new(), BTreeMap::new());
     for (label, database) in &described.databases {
         let path = dir.path().join(format!("database-{}", granted.databases.len()));

@@ -352,7 +352,7 @@ async fn item(
 
 /// The targets as they are, as far as they can be reached: in a disaster most cannot.
 pub(crate) async fn live_world(loaded: &Loaded) -> Result<Granted, PipelineError> {
-    let mut world = Granted::new(loaded.name(), &loaded.config.settings);
+    let mut world = Granted::new(loaded.name(), &loaded.config.settings, &loaded.config.limits);
     for (label, grant) in &loaded.config.databases {
         match &grant.source {
             DatabaseSource::Postgres(secret) => {

@@ -92,7 +92,7 @@ pub async fn everything(planned: &Planned, reporter: &Arc<dyn Reporter>) -> Resu
     let mut unsettled = None;
     for ((component, label), restored) in &mut staged.postgres {
         if let Err(e) = restored.settle().await {
-            unsettled = Some(PipelineError::source(format!("{component}/{label}"), e));
+            unsettled = Some(PipelineError::at_target(format!("{component}/{label}"), e));
             break;
         }
     }
@@ -169,7 +169,9 @@ async fn one(
                     }
                     staged.postgres.insert((component.clone(), label.clone()), restored);
                 }
-                Some(DatabaseTarget::Sqlite { record, path, replace }) => {
+                Some(DatabaseTarget::Sqlite {
+                    record, path, replace, ..
+                }) => {
                     let options = essrun_sqlite::RestoreOptions {
                         replace: *replace,
                         ..essrun_sqlite::RestoreOptions::default()
@@ -197,7 +199,7 @@ async fn one(
                     progress.kept(&what, "it ran before the database was put in service");
                 } else if let Some(restored) = staged.postgres.get(&key) {
                     let ran = restored.run_sql(&statements).await;
-                    if !ran.map_err(|e| PipelineError::source(what.clone(), e))? {
+                    if !ran.map_err(|e| PipelineError::at_target(what.clone(), e))? {
                         reporter.event(Event::Kept {
                             artifact: what,
                             why: "it ran before".to_owned(),
@@ -206,7 +208,7 @@ async fn one(
                 } else if let Some(file) = staged.sqlite.get(&key) {
                     file.run_sql(&statements)
                         .await
-                        .map_err(|e| PipelineError::source(what, e))?;
+                        .map_err(|e| PipelineError::at_target(what, e))?;
                 } else {
                     return Err(unplanned(&component, label));
                 }
@@ -222,7 +224,7 @@ async fn one(
                 };
                 tree.set_owner(path, *uid, *gid)
                     .await
-                    .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
+                    .map_err(|e| PipelineError::at_target(format!("{component}/{label}"), e))?;
             }
         }
     }
@@ -233,7 +235,7 @@ async fn one(
 fn make_parents(destination: &Path) -> Result<(), PipelineError> {
     match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => std::fs::create_dir_all(parent)
-            .map_err(|e| PipelineError::source(parent.display().to_string(), format!("cannot be made: {e}"))),
+            .map_err(|e| PipelineError::at_target(format!("{} cannot be made", parent.display()), e)),
         _ => Ok(()),
     }
 }
@@ -259,9 +261,9 @@ pub async fn verify(
         let found = item
             .loaded
             .component
-            .verify(Arc::new(world), &item.view, &item.loaded.config.limits)
+            .verify(Arc::new(world.clone()), &item.view, &item.loaded.config.limits)
             .await
-            .map_err(|e| PipelineError::component(component, e))?;
+            .map_err(|e| world.blame(e))?;
         let mut found: Vec<Finding> = found.into_iter().map(|f| finding(component, f)).collect();
         for (key, tree) in staged.volumes.iter().filter(|(key, _)| key.0 == component) {
             found.extend(tree.findings().iter().map(|f| Finding {
@@ -293,7 +295,7 @@ pub async fn verify(
 /// now what of its own was not asked for, and the peers that are not restored.
 async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Result<Granted, PipelineError> {
     let component = item.loaded.name();
-    let mut world = Granted::new(component, &item.loaded.config.settings);
+    let mut world = Granted::new(component, &item.loaded.config.settings, &item.loaded.config.limits);
     for ((owner, label), restored) in &staged.postgres {
         if owner == component {
             world
@@ -306,7 +308,7 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
             let sqlite = file
                 .open()
                 .await
-                .map_err(|e| PipelineError::source(format!("{owner}/{label}"), e))?;
+                .map_err(|e| PipelineError::at_target(format!("{owner}/{label}"), e))?;
             world.databases.insert(label.clone(), Database::Sqlite(sqlite));
         }
     }
@@ -314,7 +316,7 @@ async fn restored_world(planned: &Planned, item: &Item, staged: &Staged) -> Resu
         if owner == component {
             let volume = tree
                 .volume()
-                .map_err(|e| PipelineError::source(format!("{owner}/{label}"), e))?;
+                .map_err(|e| PipelineError::at_target(format!("{owner}/{label}"), e))?;
             world.volumes.insert(label.clone(), Arc::new(volume));
         }
     }
