@@ -139,6 +139,9 @@ pub struct RestoreChoice {
     /// Restore although extensions have other versions on this server
     #[arg(long)]
     pub allow_drift: bool,
+    /// Restore although it does not seem to fit on the file system it goes to
+    #[arg(long)]
+    pub force_space: bool,
     /// Keep what was restored for inspection when verification fails
     #[arg(long)]
     pub keep_failed: bool,
@@ -173,6 +176,9 @@ pub struct DrillArgs {
     /// Folder for restored files, on a file system with room for them
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
+    /// Go ahead although it does not seem to fit on the file system it goes to
+    #[arg(long)]
+    pub force_space: bool,
 }
 
 #[derive(Args)]

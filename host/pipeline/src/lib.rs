@@ -33,6 +33,7 @@ pub mod repo;
 pub mod report;
 pub mod restore;
 pub mod retention;
+mod space;
 pub mod standing;
 pub mod status;
 pub mod time;

@@ -141,8 +141,42 @@ fn each_one_violated() {
     assert!(!suite.path().join("not").exists(), "planning makes nothing");
     if let Some(small) = SmallFileSystem::mount(&suite.path().join("small")) {
         let to = format!("synapse/media={}/media", small.0.display());
+        live.refused("media", "space-short", &["--to", &to, "--replace"]);
         let told = live.planned("media", "space-short", &["--to", &to]);
+        assert!(told["remedy"].as_str().unwrap().contains("--force-space"), "{told}");
+        let told = live.planned("media", "space-short", &["--to", &to, "--force-space"]);
         assert_eq!(told["severity"], "warning", "{told}");
+    }
+    // Who may not be told where the server keeps its data is told how much will be needed there.
+    let told = live.planned("main", "space-unknown", &[]);
+    assert_eq!(told["severity"], "warning", "{told}");
+    assert!(
+        told["message"].as_str().unwrap().contains("MiB will be needed"),
+        "{told}"
+    );
+
+    // A place nobody may write to, whatever permissions say, and one with something mounted inside.
+    if let Some(mounted) = SmallFileSystem::mount(&suite.path().join("mounted")) {
+        let (inner, to) = (
+            mounted.0.join("inner"),
+            format!("synapse/media={}", mounted.0.display()),
+        );
+        let nested = SmallFileSystem::mount(&inner).expect("a mount in a mount");
+        live.refused(
+            "media",
+            "volume-destination",
+            &["--to", &to, "--replace", "--force-space"],
+        );
+        drop(nested);
+        let remount = std::process::Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(&mounted.0)
+            .status();
+        assert!(remount.unwrap().success());
+        let to = format!("synapse/media={}/media", mounted.0.display());
+        live.refused("media", "volume-destination", &["--to", &to, "--force-space"]);
+        let told = live.planned("media", "volume-destination", &["--to", &to]);
+        assert!(told["message"].as_str().unwrap().contains("read-only"), "{told}");
     }
 
     // Keys: none at all, somebody else's, a file that is no key.
@@ -496,9 +530,89 @@ fn an_sqlite_database_that_is_there() {
     ]);
     assert_eq!(std::fs::read(&live).unwrap(), before);
     assert_eq!(data.read_dir().unwrap().count(), 1, "nothing was staged");
+    // Something that is no file of a database, with leave to replace and without.
     std::fs::remove_file(&live).unwrap();
+    for make in [
+        (|at: &Path| std::fs::create_dir(at)) as fn(&Path) -> std::io::Result<()>,
+        |at: &Path| std::os::unix::fs::symlink("/dev/null", at),
+    ] {
+        make(&live).unwrap();
+        for more in [&[][..], &["--replace"]] {
+            let found = plain.planned("sqlite-destination", more);
+            assert!(
+                found["message"].as_str().unwrap().contains("no regular file"),
+                "{found}"
+            );
+            plain.restore(more).expect_code(REFUSED).expect_stderr(&[
+                "sqlite-destination",
+                "move it away",
+                "nothing was changed",
+            ]);
+        }
+        assert_eq!(data.read_dir().unwrap().count(), 1, "nothing was staged");
+        std::fs::remove_file(&live)
+            .or_else(|_| std::fs::remove_dir(&live))
+            .unwrap();
+    }
     plain.restore(&[]).expect_success();
     assert!(live.is_file());
+}
+
+/// Each part fits where it goes, all of them do not.
+#[test]
+fn what_does_not_fit_together() {
+    let mut site = Site::create();
+    site.database("plain");
+    let root = site.path().display().to_string();
+    for folder in ["files", "config"] {
+        std::fs::write(site.folder(folder).join("file"), vec![b'x'; 40_000]).unwrap();
+    }
+    let make = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('CREATE TABLE t (a)'); \
+                c.execute('INSERT INTO t VALUES (zeroblob(40000))'); c.commit()";
+    let made = std::process::Command::new("python3")
+        .args(["-c", make])
+        .arg(site.path().join("lite.sqlite"))
+        .status();
+    assert!(made.unwrap().success());
+    site.prepare(&format!(
+        "[components.any]\nuse = \"generic\"\ndatabases = {{ main = {{ sqlite = \"{root}/lite.sqlite\" }} }}\n\
+         volumes = {{ files = {{ path = \"{root}/files\" }}, config = {{ path = \"{root}/config\" }} }}\n"
+    ));
+    site.back_up().expect_success();
+    let Some(small) = SmallFileSystem::mount(&site.path().join("small")) else {
+        return;
+    };
+    let to = |what: &str| format!("any/{what}={}/{what}", small.0.display());
+    let planned = |parts: &[&str], more: &[&str]| {
+        let to: Vec<String> = parts.iter().map(|part| to(part)).collect();
+        let to = to.iter().flat_map(|to| ["--to", to.as_str()]);
+        let args: Vec<&str> = ["--replace", "--dry-run"]
+            .into_iter()
+            .chain(to)
+            .chain(more.iter().copied())
+            .collect();
+        let planned = site.with_identity("restore", &args);
+        let plan = planned
+            .events_of("restore-plan")
+            .next()
+            .unwrap_or_else(|| panic!("{planned}"));
+        let found = plan["components"][0]["preconditions"].as_array().unwrap().clone();
+        found.into_iter().find(|p| p["check"] == "space-short")
+    };
+    for part in ["files", "config", "main"] {
+        assert_eq!(planned(&[part], &[]), None, "{part} fits");
+    }
+    for parts in [["files", "config"], ["files", "main"]] {
+        let found = planned(&parts, &[]).unwrap_or_else(|| panic!("{parts:?} do not fit"));
+        assert_eq!(found["severity"], "error", "{found}");
+        for part in parts {
+            assert!(
+                found["message"].as_str().unwrap().contains(&format!("any/{part}")),
+                "{found}"
+            );
+        }
+        assert_eq!(planned(&parts, &["--force-space"]).unwrap()["severity"], "warning");
+    }
 }
 
 /// A tmpfs of 64 KiB, where this process may mount one.
@@ -512,6 +626,11 @@ impl SmallFileSystem {
             .arg(at)
             .output()
             .is_ok_and(|o| o.status.success());
+        // Only who may not mount may leave this out.
+        assert!(
+            mounted || !rustix::process::geteuid().is_root(),
+            "root cannot mount a tmpfs"
+        );
         mounted.then(|| SmallFileSystem(at.to_owned()))
     }
 }

@@ -61,6 +61,7 @@ fn of_a_restore(choice: &RestoreChoice) -> Option<&'static str> {
         (choice.disconnect, "--disconnect"),
         (!choice.to.is_empty(), "--to"),
         (choice.allow_drift, "--allow-drift"),
+        (choice.force_space, "--force-space"),
         (choice.keep_failed, "--keep-failed"),
         (choice.resume, "--resume"),
     ]

@@ -43,6 +43,7 @@ fn options(choice: RestoreChoice, dry_run: bool) -> Result<RestoreOptions, Pipel
         targets,
         resume: choice.resume,
         allow_drift: choice.allow_drift,
+        force_space: choice.force_space,
         keep_failed: choice.keep_failed,
         dry_run,
     })

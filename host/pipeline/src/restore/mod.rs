@@ -16,7 +16,7 @@ pub(crate) mod plan;
 mod same;
 pub(crate) mod stage;
 mod swap;
-mod targets;
+pub(crate) mod targets;
 pub(crate) mod view;
 mod words;
 
@@ -56,6 +56,8 @@ pub struct RestoreOptions {
     pub targets: BTreeMap<String, String>,
     /// Let extensions have other versions than when the backup was taken.
     pub allow_drift: bool,
+    /// Restore even where it does not seem to fit.
+    pub force_space: bool,
     /// Keep what was staged when verification fails, until the next restore.
     pub keep_failed: bool,
     /// Go on with a restore of the same backup into the same places that was stopped.

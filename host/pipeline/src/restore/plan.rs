@@ -95,6 +95,8 @@ pub enum DatabaseTarget {
         record: Box<ArtifactRecord>,
         path: PathBuf,
         replace: bool,
+        /// The directory it is staged in, or the nearest above it that is there.
+        staged_in: PathBuf,
     },
 }
 
@@ -261,6 +263,7 @@ pub async fn all(
         }
         items.push(item(one, &body, &backup, options, &purpose, pipeline, &beside).await?);
     }
+    crate::space::check(&mut items, options);
     if items.is_empty() {
         return Err(PipelineError::refused(
             format!("backup {id} holds nothing that {} names", pipeline.file.display()),

@@ -49,9 +49,9 @@ fn key(item: &Item, label: &str) -> (String, String) {
 async fn ready(planned: &Planned, staged: &Staged, options: &RestoreOptions) -> Result<(), PipelineError> {
     for item in &planned.items {
         let what = |label: &str| format!("{}/{label}", item.loaded.name());
-        for (label, target) in &item.volumes {
-            if staged.volumes.contains_key(&key(item, label)) {
-                essrun_volume::restore::plan(&target.record, &target.path, target.options)
+        for label in item.volumes.keys() {
+            if let Some(tree) = staged.volumes.get(&key(item, label)) {
+                tree.swap_ready()
                     .await
                     .map_err(|e| PipelineError::restoring(what(label), e))?;
             }

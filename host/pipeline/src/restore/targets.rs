@@ -139,6 +139,7 @@ pub(super) async fn volume(
         }
         Err(e) => return Err(PipelineError::restoring(what, e)),
     };
+    volume_options.planned_mount_point = Some(plan.mount_point);
     for f in &plan.findings {
         item.findings.push(Precondition {
             label: label.to_owned(),
@@ -179,6 +180,21 @@ pub(super) async fn database(
                 Purpose::Drill { folder, .. } => folder.join(item.loaded.name()).join(format!("{label}.sqlite")),
                 Purpose::Restore => options.place(&what, path)?,
             };
+            let (plan_at, _) = first_missing(&path);
+            let staged_in = match essrun_sqlite::plan_restore(&plan_at, true).await {
+                Ok(staged_in) => staged_in,
+                Err(essrun_sqlite::SqliteError::Destination { path, why, hint }) => {
+                    item.findings.push(Precondition {
+                        label: label.to_owned(),
+                        check: "sqlite-destination".into(),
+                        severity: Severity::Error,
+                        message: format!("{path}: {why}"),
+                        remedy: hint,
+                    });
+                    return Ok(());
+                }
+                Err(e) => return Err(PipelineError::restoring(what, e)),
+            };
             if !options.replace && non_empty(&path) {
                 item.findings.push(Precondition {
                     label: label.to_owned(),
@@ -195,6 +211,7 @@ pub(super) async fn database(
                     record,
                     path,
                     replace: options.replace,
+                    staged_in,
                 },
             );
         }
@@ -283,7 +300,7 @@ async fn refuse_strong_one(component: &str, label: &str, target: &DatabaseTarget
 }
 
 /// The connection that creates and renames databases, and the database it maintains them from, where that was given.
-pub(super) fn postgres_target(
+pub(crate) fn postgres_target(
     what: &str,
     grant: &DatabaseGrant,
 ) -> Result<(Connection, Option<String>), PipelineError> {

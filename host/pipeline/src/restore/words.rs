@@ -3,6 +3,7 @@
 use super::plan::{DatabaseTarget, Item, Planned, Precondition, Step};
 use super::targets::non_empty;
 use crate::body::{Note, Severity};
+use crate::config::DatabaseSource;
 use crate::pace::{self, Estimate};
 use crate::policy::{Permission, input};
 use crate::time::utc;
@@ -163,7 +164,14 @@ impl Item {
                     Some(DatabaseTarget::Sqlite { path, .. }) => {
                         target(label, "sqlite", path.display().to_string(), non_empty(path))
                     }
-                    None => target(label, "postgres", String::new(), true),
+                    None => {
+                        let source = self.loaded.config.databases.get(label).map(|grant| &grant.source);
+                        let kind = match source {
+                            Some(DatabaseSource::Sqlite(_)) => "sqlite",
+                            _ => "postgres",
+                        };
+                        target(label, kind, String::new(), true)
+                    }
                 }),
                 Step::RunSql { .. } | Step::SetOwner { .. } => {}
             }
