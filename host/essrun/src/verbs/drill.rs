@@ -13,6 +13,7 @@ pub async fn run(args: DrillArgs, ui: &Ui) -> Result<(), PipelineError> {
         identities: args.which.identity,
         only: args.only,
         scratch: args.scratch,
+        force_space: args.force_space,
     };
     let result = drill::run(&pipeline, options, Arc::new(ui.clone())).await?;
     ui.answer(&result, || result.text());

@@ -17,7 +17,7 @@ use crate::error::PipelineError;
 use crate::policy::{Policy, Question, input};
 use crate::report::{Event, Reporter};
 use crate::standing::Standing;
-use crate::{keys, load, repo, time};
+use crate::{drill, keys, load, repo, time};
 use essrun_repository::{Backup, BackupStart, Repository};
 use std::sync::Arc;
 
@@ -69,6 +69,9 @@ async fn attempt(
         policy.may_run(&input, reporter.as_ref()).await?.or_refuse()?;
     }
 
+    if !options.dry_run {
+        drill::clean(pipeline, &loaded).await;
+    }
     reporter.event(Event::Phase { phase: "open" });
     let mut opened = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
     reporter.event(Event::Phase { phase: "plan" });
