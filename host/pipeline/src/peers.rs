@@ -200,6 +200,11 @@ impl Restored {
     }
 }
 
+/// Whether a fact says that a peer was seen in the snapshot the backup holds.
+pub(crate) fn is_taken_as(key: &str) -> bool {
+    key.starts_with(OURS) && key.ends_with("/taken-as")
+}
+
 /// Which of a backup's databases a component saw as `label`, in the very snapshot the backup holds.
 pub(crate) fn taken_as<'a>(component: &str, label: &str, body: &'a BackupBody) -> Option<&'a str> {
     let key = format!("{OURS}{label}/taken-as");

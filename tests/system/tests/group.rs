@@ -3,7 +3,7 @@
 //! databases, which are a group by themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use essrun_testkit::essrun::Outcome;
+use essrun_testkit::essrun::{Kill, Outcome};
 use essrun_testkit::pair::{LOOKED_AT, Pair};
 use essrun_testkit::postgres::Cluster;
 use essrun_testkit::suite::Suite;
@@ -595,4 +595,67 @@ fn a_synapse_of_two_databases_on_two_servers() {
         .expect("new state");
     client.send_text(&alice.token, &room, "again").expect("a message");
     server.stop();
+}
+
+/// Synapse is in service when the kill comes, and used: what was counted before is no measure of the pair any more.
+#[test]
+fn a_synapse_in_service_may_have_more_than_it_had() {
+    let pair = Pair::new(false);
+    let file = pair.suite.pipeline_file();
+    // Databases only, and Synapse's first in the order of names.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("volumes = "));
+    let text: Vec<String> = lines
+        .map(|line| match line {
+            "[components.synapse]" => "[components.homeserver]".to_owned(),
+            line => line.replace("[\"mas\", \"synapse\"]", "[\"mas\", \"homeserver\"]"),
+        })
+        .collect();
+    std::fs::write(&file, text.join("\n")).unwrap();
+    pair.run(&["pipeline.toml"]).expect_success();
+
+    // Somebody's open transaction makes the second swap wait.
+    let mut psql = pair.suite.cluster.client("psql");
+    let mut waited_for = psql
+        .args(["-X", "-q", "-d", "postgres", "-c"])
+        .arg("BEGIN; COMMENT ON DATABASE mas IS 'locked'; SELECT pg_sleep(600)")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("psql");
+    let sql = |sql: &str| pair.suite.cluster.psql("postgres", sql).expect("a query");
+    while sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "0" {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let identity = pair.suite.identity();
+    let restore = [
+        "restore",
+        "pipeline.toml",
+        "--yes",
+        "--identity",
+        identity.to_str().unwrap(),
+    ];
+    let stopped = pair
+        .essrun()
+        .run_and_kill(&[&restore[..], &["--replace"]].concat(), Kill::AtKind("swapped"));
+    assert!(stopped.was_killed(), "{stopped}");
+    // The killed one's session waits still, and must not be the one that swaps.
+    sql(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%RENAME TO%' AND pid <> pg_backend_pid()",
+    );
+    sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+    let _ = waited_for.kill();
+    waited_for.wait().unwrap();
+
+    pair.suite
+        .sql("INSERT INTO devices (user_id, device_id, hidden) VALUES ('@alice:example.org', 'LATER', false)");
+    sql("DROP DATABASE mas WITH (FORCE)");
+    let resumed = pair
+        .essrun()
+        .run_json(&[&restore[..], &["--resume"]].concat())
+        .expect_success();
+    let swapped: Vec<_> = resumed.events_of("swapped").map(|e| e["component"].clone()).collect();
+    assert_eq!(swapped, [json!("mas")], "{resumed}");
+    let told = finding(&resumed, "mas-synapse-devices-to-be-deleted");
+    assert_eq!(told["severity"], "warning", "{told}");
+    assert!(told["message"].as_str().unwrap().contains("alice LATER"), "{told}");
 }
