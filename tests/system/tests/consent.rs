@@ -55,11 +55,25 @@ fn site() -> Site {
         .arg(site.folder("lite").join("b.sqlite"))
         .status();
     assert!(made.unwrap().success());
+    // One role makes and drops the databases of both, as on a server somebody administers.
+    let admin = format!(
+        "host=127.0.0.1 port={} user=postgres password='super secret' dbname=postgres",
+        site.cluster.port()
+    );
+    site.set_env("ADMIN_DB", &admin);
+    let database = |name: &str| {
+        format!(
+            "{{ url-env = \"{}_DB\", admin-url-env = \"ADMIN_DB\", owner = \"{name}_user\" }}",
+            name.to_uppercase()
+        )
+    };
     site.prepare(&format!(
-        "[components.a]\nuse = \"generic\"\ndatabases.main = {{ url-env = \"ONE_DB\" }}\n\
+        "[components.a]\nuse = \"generic\"\ndatabases.main = {}\n\
          volumes.files = {{ path = \"{root}/files\" }}\nsettings.must-be-true = {{ main = [\"{SLOW}\"] }}\n\
-         [components.b]\nuse = \"generic\"\ndatabases.main = {{ url-env = \"TWO_DB\" }}\n\
-         databases.second = {{ sqlite = \"{root}/lite/b.sqlite\" }}\nvolumes.files = {{ path = \"{root}/more\" }}\n"
+         [components.b]\nuse = \"generic\"\ndatabases.main = {}\n\
+         databases.second = {{ sqlite = \"{root}/lite/b.sqlite\" }}\nvolumes.files = {{ path = \"{root}/more\" }}\n",
+        database("one"),
+        database("two")
     ));
     site.back_up().expect_success();
     site
