@@ -6,11 +6,11 @@
 use crate::error::PipelineError;
 use crate::repo;
 use crate::time::utc;
-use essrun_repository::Repository;
+use essrun_repository::{Annotation, BackupSummary, Repository};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// As many backups are looked at for a measurement, newest first: each costs a request to the store.
+/// As many backups of a pipeline are looked at for a measurement, newest first: what is older says little of today.
 const LOOKED_AT: usize = 30;
 
 /// What a restore took.
@@ -60,14 +60,29 @@ pub struct Estimate {
     pub measured_at: i64,
 }
 
-/// From the newest passed drill that measured itself.
+/// From the newest passed drill of this pipeline's that measured itself: another's was of other data, on another machine.
 pub async fn estimate(
     repository: &Repository,
+    pipeline: &str,
     database_bytes: u64,
     file_bytes: u64,
 ) -> Result<Option<Estimate>, PipelineError> {
-    let backups = repository.backups_annotated().await;
-    for (summary, notes) in backups.map_err(PipelineError::repository)?.iter().rev().take(LOOKED_AT) {
+    let backups = repository
+        .backups_annotated()
+        .await
+        .map_err(PipelineError::repository)?;
+    newest(&backups, pipeline, database_bytes, file_bytes)
+}
+
+/// Of backups, oldest first, with what was noted beside each.
+fn newest(
+    backups: &[(BackupSummary, Vec<Annotation>)],
+    pipeline: &str,
+    database_bytes: u64,
+    file_bytes: u64,
+) -> Result<Option<Estimate>, PipelineError> {
+    let own = |summary: &BackupSummary| repo::body(summary).is_ok_and(|b| b.pipeline == pipeline);
+    for (summary, notes) in backups.iter().rev().filter(|(s, _)| own(s)).take(LOOKED_AT) {
         let Some(note) = repo::drill_note(notes)? else {
             continue;
         };
@@ -139,6 +154,53 @@ mod tests {
         assert_eq!(pace.seconds(100, 100), Some(10.0 + 1.0));
         pace.database_seconds = f64::INFINITY;
         assert_eq!(pace.seconds(100, 100), None);
+    }
+
+    /// A backup of this pipeline, and its drill: seconds for 100 bytes.
+    fn drilled(id: &str, pipeline: &str, seconds: u64) -> (BackupSummary, Vec<Annotation>) {
+        let mut pace = Pace::default();
+        pace.add_database(100, Duration::from_secs(seconds));
+        let body = serde_json::json!({
+            "version": 1, "pipeline": pipeline, "host": "h", "essrun": "0.1.0", "started_at": 1, "finished_at": 2,
+            "components": [],
+        });
+        let note = repo::DrillNote {
+            at: 5,
+            passed: true,
+            errors: 0,
+            warnings: 0,
+            why: None,
+            pace: Some(pace),
+        };
+        let writer = "0123456789abcdef";
+        let summary = serde_json::json!({
+            "id": id, "created_at": 1, "committed_at": 2, "writer": writer, "sequence": 1,
+            "stats": essrun_repository::BackupStats::default(), "needed_objects": 1, "needed_bytes": 1, "body": body,
+        });
+        let note = serde_json::json!({
+            "backup": id, "kind": repo::DRILL, "created_at": 5, "writer": writer, "body": note,
+        });
+        (
+            serde_json::from_value(summary).unwrap(),
+            vec![serde_json::from_value(note).unwrap()],
+        )
+    }
+
+    #[test]
+    fn only_drills_of_the_pipeline_itself_count() {
+        let backups = [
+            drilled("20260101t000000z-00000001", "ess", 10),
+            drilled("20260102t000000z-00000002", "ess", 20),
+            drilled("20260103t000000z-00000003", "bridges", 9_000),
+        ];
+        let of = |pipeline: &str| newest(&backups, pipeline, 100, 0).unwrap();
+        let ess = of("ess").unwrap();
+        assert_eq!(
+            (ess.seconds, ess.measured_with.as_str()),
+            (20, "20260102t000000z-00000002")
+        );
+        assert_eq!(of("bridges").unwrap().seconds, 9_000);
+        assert_eq!(of("none"), None);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Planner<'_> {
         };
         planned.permission = asker.ask(&planned, &self.options, self.reporter.as_ref()).await?;
         let (database_bytes, file_bytes) = planned.bytes();
-        planned.estimate = pace::estimate(&self.repository, database_bytes, file_bytes).await?;
+        planned.estimate = pace::estimate(&self.repository, &self.pipeline.name, database_bytes, file_bytes).await?;
         Ok(planned)
     }
 }
