@@ -48,13 +48,13 @@ pub enum Verb {
     /// Print what a backup (default), restore or disaster recovery would do, and why
     Plan(PlanArgs),
     /// List the backups in the repository
-    List(PipelineArgs),
+    List(ReadArgs),
     /// Show one backup: what is in it, facts, notes, what was left out, how consistent it is
     Show(ShowArgs),
     /// What changed between two backups: components, artifacts, facts, files
     Diff(DiffArgs),
     /// How old the newest backups are, the last drill, what is missing; fails by `[status]` of the pipeline
-    Status(PipelineArgs),
+    Status(ReadArgs),
     /// Write one artifact out: SQL, COPY text or files
     Extract(ExtractArgs),
     /// Check the repository: every object against the signed lists, or with an identity read everything back
@@ -92,6 +92,15 @@ pub enum Verb {
 pub struct PipelineArgs {
     /// The pipeline file
     pub pipeline: PathBuf,
+}
+
+#[derive(Args)]
+pub struct ReadArgs {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// File with an age identity (needed only where the writer key is not; may be given several times)
+    #[arg(long, short = 'i', value_name = "FILE", env = "ESSRUN_IDENTITY")]
+    pub identity: Vec<PathBuf>,
 }
 
 #[derive(Args)]

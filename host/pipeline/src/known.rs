@@ -28,6 +28,19 @@ struct Rules {
     table: Vec<Rule>,
     file: Vec<Rule>,
     line: Vec<Rule>,
+    loss: Vec<Loss>,
+}
+
+/// What it costs when one secret is missing on the day, and what to do instead.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Loss {
+    system: Vec<String>,
+    pub piece: String,
+    pub without: String,
+    pub instead: String,
+    #[cfg_attr(not(test), allow(dead_code))]
+    source: String,
 }
 
 /// One rule; which of the first four keys it has is checked by the tests of this module.
@@ -86,6 +99,13 @@ impl Rules {
             })
         })
     }
+}
+
+/// What the secrets of a system cost when they are missing, by the name its component gives the system.
+pub(crate) fn losses(system: &str) -> Result<impl Iterator<Item = &'static Loss>, PipelineError> {
+    let system = system.to_ascii_lowercase();
+    let of = move |loss: &&Loss| loss.system.iter().any(|s| system.starts_with(&s.to_ascii_lowercase()));
+    Ok(rules()?.loss.iter().filter(of))
 }
 
 /// What is raised: an artifact, by its name after `component/`.
@@ -269,6 +289,10 @@ mod tests {
         for rule in all {
             assert!(!rule.holds.is_empty() && !rule.on_leak.is_empty() && !rule.source.is_empty());
         }
+        for loss in &rules.loss {
+            assert!(!loss.system.is_empty() && !loss.source.is_empty());
+            assert!(!loss.piece.is_empty() && !loss.without.is_empty() && !loss.instead.is_empty());
+        }
         assert!(
             rules
                 .table
@@ -304,6 +328,42 @@ mod tests {
     }
 
     #[test]
+    fn losses_are_found_by_system() {
+        let of = |system: &str| losses(system).unwrap().map(|l| l.piece.as_str()).collect::<Vec<_>>();
+        assert!(of("Synapse")[0].contains("signing key"));
+        assert!(
+            of("Matrix Authentication Service")
+                .iter()
+                .any(|p| p.contains("secrets.encryption"))
+        );
+        assert!(
+            of("WhatsApp bridge (mautrix-whatsapp)")
+                .iter()
+                .any(|p| p.contains("pickle_key"))
+        );
+        assert!(of("Wiki").is_empty());
+        // Every name a rule is for is one that a built-in component gives its system.
+        let built_in = [
+            "Synapse",
+            "Matrix Authentication Service",
+            "Host secrets",
+            "Sydent",
+            "Sliding Sync",
+            "Adminbot",
+            "Auditbot",
+            "IRC bridge (matrix-appservice-irc)",
+            "WhatsApp bridge (mautrix-whatsapp)",
+            "Telegram bridge (mautrix-telegram)",
+            "XMPP bridge (matrix-bifrost)",
+            "SIP bridge",
+            "Hookshot",
+        ];
+        for name in rules().unwrap().loss.iter().flat_map(|l| &l.system) {
+            assert!(built_in.iter().any(|b| b.starts_with(name.as_str())), "{name}");
+        }
+    }
+
+    #[test]
     fn files_are_known_by_name_and_by_their_lines() {
         let rules = rules().unwrap();
         for known in [
@@ -311,6 +371,8 @@ mod tests {
             "homeserver.yaml",
             "x/PASSKEY.PEM",
             "irc-registration.yaml",
+            "sygnal/AuthKey_ABC123.p8",
+            "sygnal/push.P12",
         ] {
             assert!(rules.of_file(known.as_bytes()).is_some(), "{known}");
         }
@@ -327,6 +389,8 @@ mod tests {
             "  - as_token: x",
             "{ \"hs_token\": 5 }",
             "encryption.pickle_key = \"x\"",
+            "{\n  \"type\": \"service_account\",\n  \"private_key\": \"-----BEGIN PRIVATE KEY-----\\nMII\"\n}",
+            "crypto:\n  request_secret_path: /data/secret",
             "-----BEGIN RSA PRIVATE KEY-----\nMII",
         ] {
             assert!(rules.of_text(known).is_some(), "{known}");

@@ -199,6 +199,8 @@ pub struct Listed {
     pub writer: String,
     /// Whether a key at hand opens what it says of itself; another host's is not.
     pub readable: bool,
+    /// The pipeline it is of, where it is readable.
+    pub pipeline: Option<String>,
     pub taken_at: i64,
     pub bytes: u64,
     pub stored_bytes: u64,
@@ -230,9 +232,9 @@ pub struct DrillNote {
     pub pace: Option<Pace>,
 }
 
-/// All backups, oldest first.
-pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
-    let repository = open_to_read(pipeline, &[]).await?;
+/// All backups, oldest first. Without the writer key an identity opens what they say of themselves.
+pub async fn list(pipeline: &Pipeline, identity: &[PathBuf]) -> Result<Vec<Listed>, PipelineError> {
+    let repository = open_to_read(pipeline, identity).await?;
     let mut listed = Vec::new();
     let backups = repository.backups_annotated().await;
     for (summary, notes) in backups.map_err(PipelineError::repository)? {
@@ -246,6 +248,7 @@ pub async fn list(pipeline: &Pipeline) -> Result<Vec<Listed>, PipelineError> {
             id: summary.id.to_string(),
             writer: summary.writer.to_string(),
             readable: body.is_some(),
+            pipeline: body.as_ref().map(|b| b.pipeline.clone()),
             taken_at: body.as_ref().map_or(summary.created_at, |b| b.started_at),
             bytes: summary.stats.bytes_read + summary.stats.bytes_adopted,
             stored_bytes: summary.stats.bytes_stored,
@@ -421,12 +424,12 @@ impl Shown {
             for n in &c.notes {
                 let _ = writeln!(t, "  {}: {}", n.severity, n.text);
             }
-            let (rows, other): (Vec<_>, Vec<_>) = c.facts.iter().partition(|f| f.key.contains('/'));
-            for f in other {
+            let (many, named): (Vec<_>, Vec<_>) = c.facts.iter().partition(|f| one_of_many(&f.key));
+            for f in named {
                 let _ = writeln!(t, "  {} = {}", f.key, f.value);
             }
-            if !rows.is_empty() {
-                let _ = writeln!(t, "  and {} counts and positions (--json shows them)", rows.len());
+            if !many.is_empty() {
+                let _ = writeln!(t, "  and {} counts and positions (--json shows them)", many.len());
             }
             let own: Vec<_> = self
                 .artifacts
@@ -457,6 +460,20 @@ impl Shown {
         }
         t
     }
+}
+
+/// Facts there is one of for every table or sequence: a person reads them only when something is compared. All others,
+/// versions and keys above all, are told by name.
+fn one_of_many(key: &str) -> bool {
+    const KINDS: &[&str] = &[
+        "dumped-rows",
+        "rows",
+        "single-row",
+        "sequence",
+        "sqlite-sequence",
+        "stream-position",
+    ];
+    key.split_once('/').is_some_and(|(kind, _)| KINDS.contains(&kind))
 }
 
 /// `K/N`, 1 ≤ K ≤ N.

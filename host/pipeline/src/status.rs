@@ -5,11 +5,13 @@
 
 use crate::config::Pipeline;
 use crate::error::PipelineError;
+use crate::keys;
 use crate::pace::duration;
 use crate::repo::{self, DrillNote, Listed};
 use crate::standing::State;
 use crate::time::{now, utc};
 use serde::Serialize;
+use std::path::PathBuf;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -61,11 +63,22 @@ pub struct Drilled {
     pub note: DrillNote,
 }
 
-/// Asks the repository.
-pub async fn status(pipeline: &Pipeline) -> Result<Status, PipelineError> {
-    let mut listed = repo::list(pipeline).await?;
-    // Another host's backups say nothing of this pipeline's components.
-    listed.retain(|b| b.readable);
+/// Asks the repository, with the writer key or an identity.
+pub async fn status(pipeline: &Pipeline, identity: &[PathBuf]) -> Result<Status, PipelineError> {
+    let mut listed = repo::list(pipeline, identity).await?;
+    // Without any key it would say of every component that it is in no backup.
+    let keyless = identity.is_empty() && keys::writer_if_there(pipeline)?.is_none();
+    if keyless && !listed.is_empty() {
+        return Err(PipelineError::refused(
+            format!(
+                "no key here opens what the {} backup(s) say of themselves",
+                listed.len()
+            ),
+            "run where the writer key is, or give --identity",
+        ));
+    }
+    // Another host's or pipeline's backups say nothing of this pipeline's components, even where an identity opens them.
+    listed.retain(|b| b.pipeline.as_ref() == Some(&pipeline.name));
     let store = repo::store(pipeline)?;
     let objects = store.list("").await.map_err(PipelineError::repository)?;
     let mut status = judge(pipeline, &listed, now());
@@ -240,6 +253,7 @@ mod tests {
             id: id.into(),
             writer: "0123456789abcdef".into(),
             readable: true,
+            pipeline: Some("x".into()),
             taken_at: at,
             bytes: 1,
             stored_bytes: 1,

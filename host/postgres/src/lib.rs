@@ -24,5 +24,5 @@ mod sqltext;
 pub use connection::{Connection, Session};
 pub use error::{Error, Result};
 pub use inspect::{Cell, DatabaseInfo, Inspector, QueryLimits, RoleDangers, Rows, TableInfo, TableKind};
-pub use names::TableName;
+pub use names::{TableName, quote_ident};
 pub use snapshot::{Consistency, ConsistencyRequest, FenceTables, Reached, Snapshot, SnapshotGroup};

@@ -39,7 +39,7 @@ impl fmt::Display for TableName {
 }
 
 /// An identifier, always quoted.
-pub(crate) fn quote_ident(name: &str) -> String {
+pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

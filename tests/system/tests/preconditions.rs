@@ -5,7 +5,7 @@
 use essrun_testkit::essrun::{Essrun, Outcome};
 use essrun_testkit::postgres::Cluster;
 use essrun_testkit::site::Site;
-use essrun_testkit::suite::Suite;
+use essrun_testkit::suite::{Suite, tree_digest};
 use serde_json::Value;
 use std::path::Path;
 
@@ -702,20 +702,39 @@ fn the_runbook_says_all_and_gives_nothing_away() {
         for said in [
             "# Recovery of example",
             "## Before anything else",
+            "Stop the backup timer",
             "Keep every client out",
             "## What you need",
             suite.repository().to_str().unwrap(),
             "age1",
             "kept at: ____",
             "SYNAPSE_DB",
+            "## What there is",
+            "Never restored in a drill",
+            "no estimate of the time yet",
             "| order | component |",
             "NOT IN THE BACKUP",
             "synapse (",
+            "## The PostgreSQL servers",
+            "or newer, encoding UTF8",
+            "CREATE ROLE",
+            "synapse_user",
             "## Commands, in order",
-            "essrun list",
             "essrun check",
-            "--restore --identity",
+            "essrun list",
+            "--restore --backup",
             "essrun restore",
+            "--only synapse",
+            "--resume",
+            "## If a piece is missing",
+            "the identity",
+            "the writer key",
+            "secrets.encryption",
+            "signing key",
+            "mas/config",
+            "not granted in the pipeline file",
+            "synapse/media",
+            "artifact(s)",
             "## Afterwards",
         ] {
             // The page has its own marks for headings and tables.
@@ -731,22 +750,112 @@ fn the_runbook_says_all_and_gives_nothing_away() {
             assert!(!text.contains(secret), "{form} holds {secret:?}");
         }
     }
-    // The commands are what the command line takes.
-    let identity = suite.identity();
-    let script: String = printed.split("```").nth(1).unwrap().trim_start_matches("sh").to_owned();
-    let commands: Vec<&str> = script.lines().filter(|l| l.starts_with("essrun ")).collect();
-    assert!(commands.len() >= 4, "{script}");
-    for line in commands {
-        let words = line
-            .split('#')
-            .next()
-            .unwrap()
-            .replace("KEY-FILE", identity.to_str().unwrap());
-        let mut args: Vec<&str> = words.split_whitespace().skip(1).collect();
-        if args[0] == "restore" {
-            args.push("--dry-run");
-        }
-        let outcome = suite.essrun().run(&args);
-        assert!(matches!(outcome.code(), Some(0 | 4)), "{line}: {outcome}");
+    everything_is_gone_but_the_repository_and_the_identity(&suite, &printed);
+}
+
+/// What stands in a fenced block of a language.
+fn block(markdown: &str, language: &str) -> String {
+    let (_, rest) = markdown
+        .split_once(&format!("```{language}\n"))
+        .unwrap_or_else(|| panic!("no {language} in {markdown}"));
+    rest.split("```").next().unwrap().to_owned()
+}
+
+/// The day itself: a fresh server, and of the host that took the backups nothing. Every command the page prints is run as
+/// it stands there; in between somebody's timer took another backup.
+fn everything_is_gone_but_the_repository_and_the_identity(suite: &Suite, page: &str) {
+    let media = tree_digest(&suite.home.media_store());
+    let users = suite.sql("SELECT count(*) FROM users");
+    suite.sql(&format!("SET ROLE {}; CREATE TABLE later (a int)", suite.database.user));
+    suite.back_up().expect_code(9);
+    suite.destroy();
+    let admin = |sql: &str| suite.cluster.psql("postgres", sql).unwrap();
+    admin(&format!("DROP ROLE {}", suite.database.user));
+    std::fs::remove_file(suite.writer_key()).unwrap();
+    for gone in [".state", "cache"] {
+        std::fs::remove_dir_all(suite.path().join(gone)).unwrap();
     }
+
+    // A page can still be written, of the same backup.
+    let identity = suite.identity();
+    let identity = identity.to_str().unwrap();
+    let script = block(page, "sh");
+    let named = script.lines().find_map(|l| l.strip_prefix("B=")).unwrap();
+    let named = named.split_whitespace().next().unwrap();
+    let args = [
+        "plan",
+        "pipeline.toml",
+        "--disaster",
+        "--backup",
+        named,
+        "--identity",
+        identity,
+    ];
+    let again = suite.essrun().run(&args).expect_success().stdout;
+    assert_eq!(block(&again, "sh"), script);
+    // Lists say what there is with the identity, and without it that they cannot, not that nothing is there.
+    let list = suite
+        .essrun()
+        .run(&["list", "pipeline.toml", "--identity", identity])
+        .expect_success();
+    assert_eq!(list.stdout.matches("synapse").count(), 3, "{list}");
+    let status = suite
+        .essrun()
+        .run(&["status", "pipeline.toml", "--identity", identity])
+        .expect_success();
+    assert!(
+        status.stdout.contains("synapse") && status.stdout.contains("newest"),
+        "{status}"
+    );
+    suite
+        .essrun()
+        .run(&["status", "pipeline.toml"])
+        .expect_code(REFUSED)
+        .expect_stderr(&["no key here", "--identity"]);
+
+    // As the page says: the roles, their passwords, the right to make databases.
+    admin(&block(page, "sql"));
+    admin(&format!(
+        "ALTER ROLE {} CREATEDB PASSWORD '{}'",
+        suite.database.user, suite.database.password
+    ));
+    let restores: Vec<&str> = script.lines().filter(|l| l.starts_with("essrun restore")).collect();
+    assert!(!restores.is_empty(), "{script}");
+    for line in script.lines().filter(|l| l.starts_with("essrun ")) {
+        let names_it = line.contains("--backup \"$B\"");
+        assert_eq!(
+            names_it,
+            !line.contains(" check ") && !line.contains(" list "),
+            "{line}"
+        );
+    }
+    let typed = script.replace("I=KEY-FILE", &format!("I='{identity}'"));
+    // Nobody is at a terminal to say yes.
+    let as_typed = "essrun() { case $1 in restore) set -- \"$@\" --yes;; esac; \"$ESSRUN\" \"$@\"; }";
+    let essrun = suite.essrun().command(&[]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-e", "-c", &format!("{as_typed}\n{typed}")])
+        .current_dir(suite.path())
+        .env("ESSRUN", essrun.get_program());
+    for (name, value) in essrun.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let day = shell.output().expect("sh");
+    let (told, problems) = (
+        String::from_utf8_lossy(&day.stdout),
+        String::from_utf8_lossy(&day.stderr),
+    );
+    assert!(day.status.success(), "{typed}\n{told}\n{problems}");
+    assert_eq!(suite.sql("SELECT count(*) FROM users"), users);
+    assert_eq!(suite.sql("SELECT to_regclass('public.later') IS NULL"), "t");
+    assert_eq!(tree_digest(&suite.home.media_store()), media);
+    // What is told by name, and what only where all is told.
+    for fact in ["schema-version/main = ", "signing-key/"] {
+        assert!(told.contains(fact), "{fact} is not in {told}");
+    }
+    assert!(!told.contains("rows/main/"), "{told}");
 }

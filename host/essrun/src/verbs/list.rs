@@ -1,13 +1,13 @@
 //! `essrun list pipeline.toml`: the backups, oldest first.
 
 use super::utc;
-use crate::cli::PipelineArgs;
+use crate::cli::ReadArgs;
 use crate::ui::{Ui, human};
 use essrun_pipeline::{Pipeline, PipelineError, repo};
 
-pub async fn run(args: PipelineArgs, ui: &Ui) -> Result<(), PipelineError> {
+pub async fn run(args: ReadArgs, ui: &Ui) -> Result<(), PipelineError> {
     let pipeline = Pipeline::load(&args.pipeline)?;
-    let backups = repo::list(&pipeline).await?;
+    let backups = repo::list(&pipeline, &args.identity).await?;
     if ui.json() {
         for backup in &backups {
             ui.answer(backup, String::new);
@@ -32,7 +32,13 @@ pub async fn run(args: PipelineArgs, ui: &Ui) -> Result<(), PipelineError> {
             b.components.join(", ")
         );
         if !b.readable {
-            line.push_str(&format!("(of writer {}, not to be read here)", b.writer));
+            line.push_str(&format!(
+                "(of writer {}, not to be read here: no --identity opens it)",
+                b.writer
+            ));
+        }
+        if let Some(other) = b.pipeline.as_ref().filter(|name| **name != pipeline.name) {
+            line.push_str(&format!("  (of pipeline {other})"));
         }
         if !b.missing.is_empty() {
             line.push_str(&format!("  INCOMPLETE, without {}", b.missing.join("; ")));

@@ -171,11 +171,19 @@ pub(super) async fn execute(
     })
 }
 
+/// What is to be known without opening the artifact: a runbook is written where only the writer key is.
 fn facts_meta(facts: &DatabaseFacts) -> serde_json::Value {
     serde_json::json!({
         "database": facts.database,
         "server_version_number": facts.server_version_number,
         "schema_digest": facts.schema_digest,
+        "owner": facts.owner,
+        "roles": facts.roles,
+        "encoding": facts.encoding,
+        "collate": facts.collate,
+        "ctype": facts.ctype,
+        "icu_locale": facts.icu_locale,
+        "extensions": facts.extensions,
     })
 }
 
