@@ -8,10 +8,10 @@ use crate::policy::{Policy, input};
 use crate::repo;
 use crate::report::Reporter;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, Content, NoProgress};
-use essrun_postgres::dump;
+use essrun_postgres::{TableName, dump, quote_ident};
 use essrun_repository::OpenBackup;
 use essrun_volume::TreePath;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -52,19 +52,7 @@ pub async fn run(
     };
     let bytes = match &options.output {
         None => copy(backup.as_ref(), &contents, &mut tokio::io::stdout(), "standard output").await?,
-        Some(path) => {
-            let what = path.display().to_string();
-            let mut file = tokio::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)
-                .await
-                .map_err(|e| PipelineError::source(what.clone(), format!("cannot be made: {e}")))?;
-            let bytes = copy(backup.as_ref(), &contents, &mut file, &what).await?;
-            file.sync_all().await.map_err(|e| PipelineError::source(what, e))?;
-            bytes
-        }
+        Some(path) => to_file(backup.as_ref(), &contents, path).await?,
     };
     Ok(format!(
         "{name} ({}): {bytes} bytes{}",
@@ -144,6 +132,35 @@ pub(crate) fn asked(record: &ArtifactRecord, options: &ExtractOptions) -> input:
     }
 }
 
+/// Into a new file, which has its name only once it is whole: one that broke off must not be taken for the artifact.
+async fn to_file(backup: &dyn BackupReader, contents: &[Content], path: &Path) -> Result<u64, PipelineError> {
+    let what = path.display().to_string();
+    let unmade = |e: std::io::Error| PipelineError::source(what.clone(), format!("cannot be made: {e}"));
+    if path.symlink_metadata().is_ok() {
+        return Err(unmade(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    let name = path
+        .file_name()
+        .ok_or_else(|| unmade(std::io::ErrorKind::InvalidInput.into()))?;
+    let beside = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let aside = tempfile::Builder::new()
+        .prefix(&format!(".{}.", name.to_string_lossy()))
+        .suffix(".part")
+        .tempfile_in(beside)
+        .map_err(unmade)?;
+    let mut file = tokio::fs::File::from_std(aside.as_file().try_clone().map_err(unmade)?);
+    let bytes = copy(backup, contents, &mut file, &what).await?;
+    file.sync_all()
+        .await
+        .map_err(|e| PipelineError::source(what.clone(), e))?;
+    // What somebody else put there meanwhile stays.
+    aside.persist_noclobber(path).map_err(|e| unmade(e.error))?;
+    Ok(bytes)
+}
+
 async fn copy(
     backup: &dyn BackupReader,
     contents: &[Content],
@@ -198,22 +215,91 @@ async fn volume(
 fn how_to_read(record: &ArtifactRecord) -> String {
     match record.kind.as_str() {
         dump::KIND_DDL | dump::KIND_SEQUENCES => "; SQL for psql".to_owned(),
-        dump::KIND_TABLE => {
-            let text = |key: &str| {
-                record
-                    .meta
-                    .get(key)
-                    .and_then(serde_json::Value::as_str)
-                    .unwrap_or("?")
-                    .to_owned()
-            };
-            format!(
-                "; load with: \\copy {}.{} FROM 'FILE' WITH (FORMAT {})",
-                text("schema"),
-                text("table"),
-                text("format")
-            )
-        }
+        dump::KIND_TABLE => match dump::TableMeta::of(record) {
+            Ok(meta) => load_with(&meta),
+            Err(e) => format!("; how to load it is not known: {e}"),
+        },
         _ => String::new(),
+    }
+}
+
+/// The table may be named like a word of SQL, have columns in another order where it is loaded, or generated ones.
+fn load_with(meta: &dump::TableMeta) -> String {
+    let columns: Vec<String> = meta.columns.iter().map(|c| quote_ident(c)).collect();
+    let columns = match columns.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", columns.join(", ")),
+    };
+    format!(
+        "; load with: \\copy {}{columns} FROM 'FILE' WITH (FORMAT {}, ENCODING 'UTF8')",
+        TableName::new(meta.schema.as_str(), meta.table.as_str()).quoted(),
+        match meta.format {
+            dump::Format::Text => "text",
+            dump::Format::Binary => "binary",
+        }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use essrun_artifact::memory::MemoryBackup;
+    use essrun_artifact::{BackupWriter, LaneSpec};
+
+    async fn content(backup: &MemoryBackup, text: &'static str) -> Content {
+        let mut lane = backup.lane(LaneSpec::TABLE).unwrap();
+        lane.write(text.into()).await.unwrap();
+        let content = lane.cut().await.unwrap();
+        lane.close().await.unwrap();
+        content
+    }
+
+    #[tokio::test]
+    async fn a_file_has_its_name_only_once_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users.txt");
+        let (good, other) = (MemoryBackup::new(), MemoryBackup::new());
+        let first = content(&good, "1\tfirst\n").await;
+        // Two more in the other, so that the second is a chunk the first backup does not have.
+        content(&other, "x").await;
+        let lost = content(&other, "2\tlost\n").await;
+        let backup = good.commit().unwrap();
+
+        let broken = to_file(&backup, &[first.clone(), lost], &file).await.unwrap_err();
+        assert!(broken.to_string().contains("not in this backup"), "{broken}");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "nothing is left of it");
+
+        assert_eq!(to_file(&backup, std::slice::from_ref(&first), &file).await.unwrap(), 8);
+        assert_eq!(std::fs::read(&file).unwrap(), b"1\tfirst\n");
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+        std::fs::write(&file, "somebody's").unwrap();
+        to_file(&backup, &[first], &file).await.unwrap_err();
+        assert_eq!(std::fs::read(&file).unwrap(), b"somebody's");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn names_are_quoted_and_columns_listed() {
+        let meta = |schema: &str, table: &str, columns: &[&str], format| dump::TableMeta {
+            schema: schema.into(),
+            table: table.into(),
+            columns: columns.iter().map(|c| (*c).to_owned()).collect(),
+            format,
+            rows: 0,
+            bytes: 0,
+            keep_where: None,
+            of_extension: false,
+            parts: vec![],
+        };
+        assert_eq!(
+            load_with(&meta("public", "user", &["order", "Id", "a\"b"], dump::Format::Text)),
+            "; load with: \\copy \"public\".\"user\" (\"order\", \"Id\", \"a\"\"b\") FROM 'FILE' WITH (FORMAT text, ENCODING 'UTF8')"
+        );
+        assert_eq!(
+            load_with(&meta("public", "t", &[], dump::Format::Binary)),
+            "; load with: \\copy \"public\".\"t\" FROM 'FILE' WITH (FORMAT binary, ENCODING 'UTF8')"
+        );
     }
 }
