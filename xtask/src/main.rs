@@ -1,9 +1,11 @@
-//! The project's own chores, as `cargo xtask …`: set-up, tests, the demo, benchmarks, the contract's gate.
+//! The project's own chores, as `cargo xtask …`: set-up, tests, the demo, benchmarks, the gates of the contract and of the
+//! arrows between crates.
 //!
 //! Every chore that needs something on the machine begins with `setup`, which installs only what is missing. Chores end
 //! with a non-zero status when anything went wrong; nothing is skipped silently.
 #![deny(unsafe_code)]
 
+mod arrows;
 mod bench;
 mod demo;
 mod setup;
@@ -44,6 +46,8 @@ enum Chore {
     },
     /// Check the contract: documented, versioned, compatible with what was released
     WitCheck,
+    /// Check which crates of host/ build upon which: the arrows point one way
+    Arrows,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Chore::Demo => demo::run(),
         Chore::Bench { what } => bench::run(what),
         Chore::WitCheck => wit_check::run(),
+        Chore::Arrows => arrows::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

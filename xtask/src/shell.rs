@@ -100,10 +100,10 @@ pub fn essrun(profile: &str) -> Result<PathBuf> {
     }
     let mut build = cargo();
     if profile == "release" {
-        build.args(["build", "--release", "--package", "essrun"]);
+        build.args(["build", "--locked", "--release", "--package", "essrun"]);
     } else {
         // With the features of the workspace, as for the tests: what is built for one serves the other.
-        build.args(["build", "--workspace", "--bin", "essrun"]);
+        build.args(["build", "--locked", "--workspace", "--bin", "essrun"]);
     }
     show(&mut build)?;
     Ok(target_dir(profile)?.join("essrun"))

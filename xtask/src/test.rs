@@ -2,6 +2,7 @@
 //!
 //! The runner's own summary is the last thing printed. `cargo nextest` is used where it is installed: each test has a
 //! process of its own, so one that hangs or aborts is named. Documentation tests follow, which nextest does not run.
+//! Nothing here changes Cargo.lock: what was tested is what is committed.
 
 use crate::setup;
 use crate::shell::{self, Result};
@@ -9,14 +10,22 @@ use crate::shell::{self, Result};
 pub fn run(runner: &[String]) -> Result {
     setup::run(&[])?;
     // The essrun binary the system tests run, built with the same features as the tests so that nothing is built twice.
-    shell::show(shell::cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
+    shell::show(shell::cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))?;
     let essrun = shell::target_dir("debug")?.join("essrun");
     let nextest = shell::has("cargo-nextest");
     let mut tests = shell::cargo();
     if nextest {
-        tests.args(["nextest", "run", "--workspace", "--bins", "--lib", "--tests"]);
+        tests.args([
+            "nextest",
+            "run",
+            "--locked",
+            "--workspace",
+            "--bins",
+            "--lib",
+            "--tests",
+        ]);
     } else {
-        tests.args(["test", "--workspace", "--bins", "--lib", "--tests"]);
+        tests.args(["test", "--locked", "--workspace", "--bins", "--lib", "--tests"]);
     }
     shell::show(tests.args(runner).env("ESSRUN_BIN", &essrun))?;
     if !runner.is_empty() {
@@ -24,7 +33,7 @@ pub fn run(runner: &[String]) -> Result {
     }
     shell::show(
         shell::cargo()
-            .args(["test", "--workspace", "--doc", "--quiet"])
+            .args(["test", "--locked", "--workspace", "--doc", "--quiet"])
             .env("ESSRUN_BIN", &essrun),
     )
 }
