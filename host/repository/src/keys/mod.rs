@@ -5,7 +5,8 @@
 //! recipient and belongs on another machine. `keygen` makes the two separately.
 //!
 //! Promises: no secret appears in `Debug`, errors or logs; secrets are wiped from memory when dropped; key files are
-//! made with mode 0600 and never overwrite one. Must never: accept a key file that others can read.
+//! made with mode 0600 and never overwrite one. Must never: accept a key file that others can read;
+//! root and, for a file of root's, one group of ours are no others.
 
 mod file;
 mod identity;

@@ -354,9 +354,9 @@ mod tests {
         assert!(!format!("{key:?}").contains(secret.split(' ').next_back().unwrap()));
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let said = WriterKey::load(&path).unwrap_err().to_string();
-        assert!(said.contains("640"), "{said}");
+        assert!(said.contains("644"), "{said}");
     }
 
     #[test]
