@@ -112,6 +112,10 @@ pub fn plan_restore(description: &Description, backup: &BackupView) -> Result<Re
              log in anew and restore its keys with bot_backup_phrase",
         )
         .note("if Synapse is older than this backup, the bot's device may be missing there: then it must log in anew")
+        .note(
+            "the restored bot is still a member of its rooms, and taking it away does not make it leave them; where it lost its \
+             rights as administrator everywhere it cannot come back by itself",
+        )
         .note("start it after Synapse"))
 }
 

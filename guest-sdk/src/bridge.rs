@@ -70,6 +70,23 @@ pub fn plan_restore(description: &Description, backup: &BackupView) -> RestorePl
         )
 }
 
+/// What mautrix bridges do at their start, which a restore decides about.
+pub fn mautrix(plan: RestorePlan) -> RestorePlan {
+    plan.warn(
+        "with encryption on, the bridge asks Synapse for the keys of its own device: if a restored Synapse has none (its \
+         backup is from before the bridge's login), it resets its encryption store, and messages it could read are \
+         unreadable to it; restore both from the same time. If it has other keys than the bridge, the bridge does not start",
+    )
+    .note(
+        "a refused as_token is fatal to the bridge: the registration in `config` must be the one Synapse has \
+         (app_service_config_files)",
+    )
+    .note(
+        "start it with the version it had or a newer one: where an older one says \"the pickled object is too new\", its \
+         libolm cannot read the encryption account; do not delete the account, update the bridge",
+    )
+}
+
 /// The registration is there, with both tokens. `pattern` is the setting `registration-file`.
 pub fn registration(findings: &mut Findings, backup: &BackupView, pattern: &str) -> Result<(), Error> {
     let name = "bridge-registration";

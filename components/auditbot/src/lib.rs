@@ -36,6 +36,12 @@ impl Component for Auditbot {
         if logs {
             plan = plan.archive(ArchiveVolume::all("logs"));
         }
+        if !settings.logs_in_bucket || logs {
+            plan = plan.note(
+                "the bot turns its log files over (logfile_size) and keeps the last few (logfile_keep): what was dropped \
+                 before is in older backups only, so retention decides how long the audit trail is",
+            );
+        }
         Ok(match (settings.logs_in_bucket, logs) {
             (true, false) => plan.warn(
                 "the audit logs are in a bucket and NOT in this backup: back the bucket up by its own means, or mirror it \

@@ -33,6 +33,13 @@ fn cleartext_logs_are_flagged_wherever_they_are() {
             .any(|n| n.severity == Severity::Warning && n.text.contains(text))
     };
     assert!(warned(&world(10006, CONFIG), "cleartext audit logs (from `data`)"));
+    let rotates = |w: &World| {
+        let plan = w.run(Auditbot::plan_backup).unwrap();
+        plan.notes()
+            .any(|n| n.text.contains("logfile_size") && n.text.contains("logfile_keep"))
+    };
+    assert!(rotates(&world(10006, CONFIG)));
+    assert!(!rotates(&world(10006, CONFIG).setting("logs-in-bucket", true)));
     let bucket = world(10006, CONFIG).setting("logs-in-bucket", true);
     assert!(warned(&bucket, "NOT in this backup"));
     assert_eq!(find::<Auditbot>(&bucket, "auditbot-logs"), Severity::Warning);

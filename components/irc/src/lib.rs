@@ -53,7 +53,7 @@ impl Component for Irc {
             "Plumbed channels and private chats must be linked again; users give their IRC passwords again.",
         )
         .setting("passkey-file", "\"passkey.pem\"", "the RSA key (passwordEncryptionKeyPath) in `config`; a pattern without `/` is looked for in every directory")
-        .setting("passwords-opened", "200", "how many passwords verify opens with the key; all others are checked for their length")
+        .setting("passwords-opened", "200", "how many passwords verify opens with the key (some hundred fit into the default limits); where there are more, the others are checked for their length, and verify warns")
         .class(ArtifactClass::new("main/public.*", Sensitivity::Personal, "which Matrix user is which nick, in which channels, seen when"))
         .class(ArtifactClass::new("main/public.client_config", Sensitivity::Secret, "IRC passwords, sealed with passkey.pem")
             .on_leak("forget all stored IRC passwords (the prepared statement does it) and have users change them at their network (NickServ), then store them anew"))
@@ -97,10 +97,20 @@ impl Component for Irc {
         findings.push(match attempt(&settings)? {
             Attempt::NoPassword => check.pass("no IRC password is stored"),
             Attempt::NoKey(why) => check.fail(format!("{why}: the bridge refuses to start"), remedy),
-            Attempt::Tried(t) if t.bad() == 0 => check.pass(format!(
-                "passkey.pem opens {} of {} stored passwords, the others have the right length",
-                t.opened, t.stored
-            )),
+            Attempt::Tried(t) if t.bad() == 0 && t.opened == t.stored => {
+                check.pass(format!("passkey.pem opens {} of {} stored passwords", t.opened, t.stored))
+            }
+            // The bridge opens all of them: one that was not tried may be the one it refuses to start for.
+            Attempt::Tried(t) if t.bad() == 0 => check.warn(
+                format!(
+                    "passkey.pem opens {} of {} stored passwords; the others were not tried, they have the right length",
+                    t.opened, t.stored
+                ),
+                format!(
+                    "set passwords-opened = {} to try all of them; for many raise `cpu` in the component's limits too",
+                    t.stored
+                ),
+            ),
             Attempt::Tried(t) => check.fail(
                 format!(
                     "{} of {} stored passwords cannot be opened: the bridge refuses to start",

@@ -131,9 +131,17 @@ fn every_stored_password_must_open() {
     }
     assert_eq!(passkey(&world(None, vec![])).severity, Severity::Info);
 
-    // Only some are opened, all are measured.
-    let limited = world(Some(pem), stored).setting("passwords-opened", 1);
-    assert!(passkey(&limited).message.contains("opens 1 of 2"));
+    // Only some are opened, all are measured: the bridge will open all, so that is no pass.
+    let limited = passkey(&world(Some(pem.clone()), stored.clone()).setting("passwords-opened", 1));
+    assert!(
+        limited.severity == Severity::Warning
+            && limited.message.contains("opens 1 of 2")
+            && limited.remedy.contains("passwords-opened = 2"),
+        "{limited:?}"
+    );
+    let short = vec![stored[0].clone(), "c2hvcnQ=".into()];
+    let limited = world(Some(pem), short).setting("passwords-opened", 1);
+    assert_eq!(passkey(&limited).severity, Severity::Error);
 }
 
 #[test]

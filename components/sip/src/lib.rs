@@ -1,7 +1,8 @@
 //! Element's SIP bridge.
 //!
 //! Closed source: its database is taken whole and compared by its row counts. What is public is that its configuration
-//! has an `encryption_key` of 32 characters, without which what it stored encrypted cannot be read.
+//! has an `encryption_key` of 32 characters, without which what it stored encrypted cannot be read, and that its
+//! PostgreSQL keeps its files in `postgres_data_path`, which are no backup while the server runs.
 
 #![deny(unsafe_code)]
 
@@ -37,7 +38,10 @@ impl Component for Sip {
 
     fn plan_backup() -> Result<BackupPlan, Error> {
         settings::get::<Settings>()?;
-        let plan = bridge::plan_backup(DumpDatabase::all("main"), &[])?;
+        let plan = bridge::plan_backup(DumpDatabase::all("main"), &[])?.note(
+            "the files of its PostgreSQL (postgres_data_path, /mnt/data/sipbridge-postgres) are not taken and need not be: \
+             under a running server they are no backup, the database is taken through its connection",
+        );
         Ok(match key()? {
             Key::Good => plan,
             Key::WrongLength(n) => plan.warn(format!("encryption_key in `config` has {n} characters instead of 32")),
@@ -48,7 +52,10 @@ impl Component for Sip {
     }
 
     fn plan_restore(backup: &BackupView) -> Result<RestorePlan, Error> {
-        Ok(bridge::plan_restore(&Self::describe(), backup))
+        Ok(bridge::plan_restore(&Self::describe(), backup).note(
+            "its PostgreSQL is started with an empty postgres_data_path (/mnt/data/sipbridge-postgres) that belongs to the \
+             numeric user the server runs as (999 in ESS), and the database is restored into it",
+        ))
     }
 
     fn verify(backup: &BackupView) -> Result<Vec<Finding>, Error> {

@@ -54,6 +54,20 @@ fn the_key_has_32_characters_and_rows_are_there() {
     );
     assert_eq!(find(&world("x: 1\n", 2), "sip-encryption-key"), Severity::Warning);
     assert_eq!(find(&world(key, 1), "row-counts-main"), Severity::Error);
+    let plan = world(key, 2).run(Sip::plan_backup).unwrap();
+    assert!(plan.notes().any(|n| n.text.contains("/mnt/data/sipbridge-postgres")));
+    let view = BackupView {
+        id: String::new(),
+        taken_at_unix_seconds: 0,
+        component_version: String::new(),
+        facts: vec![],
+        artifacts: vec![],
+    };
+    let plan = world(key, 2).run(|| Sip::plan_restore(&view)).unwrap();
+    assert!(
+        plan.notes()
+            .any(|n| n.text.contains("postgres_data_path") && n.text.contains("999"))
+    );
     let warned = |w: &World| {
         w.run(Sip::plan_backup)
             .unwrap()

@@ -88,7 +88,7 @@ impl Component for Telegram {
     }
 
     fn plan_restore(backup: &BackupView) -> Result<RestorePlan, Error> {
-        Ok(bridge::plan_restore(&Self::describe(), backup)
+        Ok(bridge::mautrix(bridge::plan_restore(&Self::describe(), backup))
             .note("users who ended the bridge's session since the backup must log in again"))
     }
 

@@ -39,6 +39,20 @@ fn view(w: &World) -> BackupView {
 }
 
 #[test]
+fn what_decides_about_the_first_start_is_said() {
+    let w = world("user_login", 4, 2);
+    let view = view(&w);
+    let plan = w.run(|| Telegram::plan_restore(&view)).unwrap();
+    for said in [
+        "resets its encryption store",
+        "as_token is fatal",
+        "the pickled object is too new",
+    ] {
+        assert!(plan.notes().any(|n| n.text.contains(said)), "{said}");
+    }
+}
+
+#[test]
 fn sessions_are_flagged_counted_and_the_reserved_name_is_quoted() {
     for table in ["telethon_sessions", "user_login"] {
         let good = world(table, 4, 2);

@@ -6,7 +6,13 @@
 
 #![deny(unsafe_code)]
 
-use essrun_guest::{bridge, bridge::Settings, db::Engine, incident, prelude::*};
+use essrun_guest::{
+    bridge,
+    bridge::Settings,
+    db::{Engine, TableInfo},
+    incident,
+    prelude::*,
+};
 
 /// The component.
 pub struct Whatsapp;
@@ -46,7 +52,7 @@ impl Component for Whatsapp {
     }
 
     fn plan_restore(backup: &BackupView) -> Result<RestorePlan, Error> {
-        Ok(bridge::plan_restore(&Self::describe(), backup).warn(
+        Ok(bridge::mautrix(bridge::plan_restore(&Self::describe(), backup)).warn(
             "the ratchets of WhatsApp's encryption go back with the database: messages may stay undecryptable, and users may \
              have to link the phone again. Restore the newest backup there is, and never start an old copy beside a running bridge",
         ))
@@ -54,12 +60,12 @@ impl Component for Whatsapp {
 
     fn verify(backup: &BackupView) -> Result<Vec<Finding>, Error> {
         let settings: Settings = settings::get()?;
-        db::tables_of("main", "mautrix-whatsapp", NEEDED)?;
+        let tables = db::tables_of("main", "mautrix-whatsapp", NEEDED)?;
         let mut findings = Findings::new();
         bridge::rows(&mut findings, backup)?;
         bridge::pickle_key(&mut findings)?;
         bridge::database_owner(&mut findings, "mautrix-whatsapp")?;
-        keys(&mut findings)?;
+        keys(&mut findings, &tables)?;
         bridge::registration(&mut findings, backup, &settings.registration_file)?;
         findings.push(check("whatsapp-ratchets").warn(
             "the encryption state is as old as the backup",
@@ -73,8 +79,33 @@ impl Component for Whatsapp {
     }
 }
 
-/// Every device has its keys, of the length WhatsApp uses.
-fn keys(findings: &mut Findings) -> Result<(), Error> {
+/// What a device is made of, with the length it must have where there is one (whatsmeow, store/sqlstore). The first two are
+/// in every version; the others only where the table has them.
+const KEYS: &[(&str, Option<u32>)] = &[
+    ("noise_key", Some(32)),
+    ("identity_key", Some(32)),
+    ("signed_pre_key", Some(32)),
+    ("signed_pre_key_sig", Some(64)),
+    ("adv_key", None),
+    ("adv_details", None),
+    ("adv_account_sig", Some(64)),
+    ("adv_account_sig_key", Some(32)),
+    ("adv_device_sig", Some(64)),
+];
+
+/// Every device has its keys and the signatures that link it to the phone, of the length WhatsApp uses.
+fn keys(findings: &mut Findings, tables: &[TableInfo]) -> Result<(), Error> {
+    let device = tables.iter().find(|t| t.name == "whatsmeow_device");
+    let there = |column: &str| device.is_some_and(|t| t.has_column(column));
+    let wrong: Vec<String> = KEYS
+        .iter()
+        .enumerate()
+        .filter(|(n, (column, _))| *n < 2 || there(column))
+        .map(|(_, (column, length))| match length {
+            Some(length) => format!("{column} IS NULL OR length({column}) <> {length}"),
+            None => format!("{column} IS NULL OR length({column}) = 0"),
+        })
+        .collect();
     let engine = db::info("main")?.engine;
     let table = if engine == Engine::Sqlite {
         "main.whatsmeow_device"
@@ -83,13 +114,11 @@ fn keys(findings: &mut Findings) -> Result<(), Error> {
     };
     let bad = db::count(
         "main",
-        &format!(
-            "SELECT count(*) FROM {table} WHERE noise_key IS NULL OR length(noise_key) <> 32 OR identity_key IS NULL OR length(identity_key) <> 32"
-        ),
+        &format!("SELECT count(*) FROM {table} WHERE {}", wrong.join(" OR ")),
         &[],
     )?;
     findings.push(match bad {
-        0 => check("whatsapp-device-keys").pass("every linked device has its keys"),
+        0 => check("whatsapp-device-keys").pass("every linked device has its keys and signatures"),
         n => check("whatsapp-device-keys").fail(
             format!("{n} linked devices have no whole keys"),
             "restore again; if it stays, these users must link the phone again",

@@ -8,7 +8,7 @@ use essrun_guest::{Artifact, db::Cell};
 
 fn world(config: &'static str, owner: &'static str, bad_keys: i64, sessions: u64) -> World {
     let database = Database::postgres()
-        .table("public.whatsmeow_device", &["jid"], 1)
+        .table("public.whatsmeow_device", COLUMNS, 1)
         .table("public.whatsmeow_sessions", &["session"], sessions)
         .table("public.portal", &["id"], 3)
         .table("public.user", &["mxid"], 2)
@@ -23,6 +23,20 @@ fn world(config: &'static str, owner: &'static str, bad_keys: i64, sessions: u64
             .file("registration.yaml", "as_token: a\nhs_token: b\n"),
     )
 }
+
+const COLUMNS: &[&str] = &[
+    "jid",
+    "noise_key",
+    "identity_key",
+    "signed_pre_key",
+    "signed_pre_key_id",
+    "signed_pre_key_sig",
+    "adv_key",
+    "adv_details",
+    "adv_account_sig",
+    "adv_account_sig_key",
+    "adv_device_sig",
+];
 
 const CONFIG: &str = "bridge:\n  x: 1\nencryption:\n  allow: true\n  pickle_key: abc # ours\n";
 
@@ -93,6 +107,46 @@ fn rules() {
 }
 
 #[test]
+fn a_device_is_all_of_its_keys_and_signatures() {
+    let good = world(CONFIG, "mautrix-whatsapp", 0, 9);
+    find(&good, "whatsapp-device-keys");
+    let queries = good.queries();
+    let (_, sql) = queries
+        .iter()
+        .find(|(_, sql)| sql.contains("length(noise_key)"))
+        .unwrap();
+    for wrong in [
+        "length(noise_key) <> 32",
+        "length(identity_key) <> 32",
+        "length(signed_pre_key) <> 32",
+        "length(signed_pre_key_sig) <> 64",
+        "adv_key IS NULL",
+        "adv_details IS NULL",
+        "length(adv_account_sig) <> 64",
+        "length(adv_account_sig_key) <> 32",
+        "length(adv_device_sig) <> 64",
+    ] {
+        assert!(sql.contains(wrong), "{wrong} is not in {sql}");
+    }
+    // A column an older version does not have is not asked for.
+    let old = World::new().database(
+        "main",
+        Database::postgres()
+            .table(
+                "public.whatsmeow_device",
+                &["jid", "noise_key", "identity_key", "adv_key"],
+                1,
+            )
+            .table("public.whatsmeow_sessions", &["session"], 9)
+            .table("public.portal", &["id"], 3)
+            .table("public.user", &["mxid"], 2)
+            .answer("length(noise_key)", &[&[Cell::Integer(0)]]),
+    );
+    assert_eq!(find(&old, "whatsapp-device-keys"), Severity::Info);
+    assert!(old.queries().iter().all(|(_, sql)| !sql.contains("adv_device_sig")));
+}
+
+#[test]
 fn the_ratchets_are_in_the_plan() {
     let w = world(CONFIG, "mautrix-whatsapp", 0, 9);
     let view = BackupView {
@@ -107,6 +161,13 @@ fn the_ratchets_are_in_the_plan() {
         plan.notes()
             .any(|n| n.severity == Severity::Warning && n.text.contains("ratchets"))
     );
+    for said in [
+        "resets its encryption store",
+        "as_token is fatal",
+        "the pickled object is too new",
+    ] {
+        assert!(plan.notes().any(|n| n.text.contains(said)), "{said}");
+    }
     assert!(
         w.run(Whatsapp::plan_backup)
             .unwrap()

@@ -62,6 +62,7 @@ pub fn files_belong_to_the_bots_numeric_user<Bot: Component>(bot: &str) {
             .any(|s| matches!(s, RestoreStep::SetOwner(o) if (o.uid, o.gid) == (10006, 10006) && o.volume == "data"))
     );
     assert!(plan.notes().any(|n| n.text.contains("must not be older than Synapse")));
+    assert!(plan.notes().any(|n| n.text.contains("does not make it leave")));
 }
 
 pub fn an_empty_volume_is_an_error_and_the_passphrase_is_looked_for<Bot: Component>(bot: &str) {
