@@ -2,11 +2,13 @@
 """Reads a backup without essrun: written from docs/FORMAT.md alone, with the stock `age` and `zstd` commands.
 
     essrun_read.py REPOSITORY IDENTITY list
+    essrun_read.py REPOSITORY IDENTITY meta BACKUP ARTIFACT
     essrun_read.py REPOSITORY IDENTITY cat BACKUP ARTIFACT > FILE
     essrun_read.py REPOSITORY IDENTITY tree BACKUP ARTIFACT NEW-DIRECTORY
 
 REPOSITORY is a directory, IDENTITY an age identity file, BACKUP the beginning of a backup's name or `latest`.
-`cat` writes an artifact's bytes (all parts of a table, one after the other), `tree` the files of a volume.
+`meta` prints what an artifact is, as JSON: its kind, how sensitive it is, and `meta` (of a table its columns and format).
+`cat` writes its bytes (all parts of a table, one after the other), `tree` the files of a volume.
 It checks SHA-256 sums and lengths; signatures and chunk ids need Ed25519 and BLAKE3, which Python does not bring.
 """
 
@@ -108,7 +110,6 @@ class Backup:
         if total != content["bytes"]:
             fail("a content is shorter or longer than it was said to be")
 
-
     def artifact(self, name):
         for artifact in self.sealed["artifacts"]:
             if artifact["name"] == name:
@@ -143,23 +144,34 @@ def write_tree(backup, artifact, root):
     listing = b"".join(backup.content(artifact["content"]))
     entries = [json.loads(line) for line in listing.splitlines()]
     root = os.fsencode(root)
-    directories = []
+    directories, made, files = [], set(), set()
     for entry in entries:
         path = name_bytes(entry["path"])
         if path and any(part in (b"", b".", b"..") for part in path.split(b"/")):
             fail(f"the listing has the path {path!r}")
+        # Never through a link, whatever the listing says: only into directories made here.
+        if path and path.rpartition(b"/")[0] not in made:
+            fail(f"the listing has {path!r} in what is no directory of it")
         target = os.path.join(root, path) if path else root
         if entry["kind"] == "directory":
             os.mkdir(target, 0o700)
+            made.add(path)
             directories.append((target, entry))
             continue
         if entry["kind"] == "symlink":
             os.symlink(name_bytes(entry["target"]), target)
+        elif entry["kind"] != "file":
+            fail(f"the listing has {path!r} of an unknown kind")
         elif "hardlink" in entry:
-            os.link(os.path.join(root, name_bytes(entry["hardlink"])), target)
+            earlier = name_bytes(entry["hardlink"])
+            if earlier not in files:
+                fail(f"the listing has {path!r} as another name of what is no file of it")
+            os.link(os.path.join(root, earlier), target, follow_symlinks=False)
+            files.add(path)
             continue
         else:
             write_file(backup, entry, target)
+            files.add(path)
         attributes(entry, target)
     # Directories last and from below: writing into one changes its time.
     for target, entry in reversed(directories):
@@ -187,12 +199,20 @@ def attributes(entry, target):
     os.utime(target, ns=(seconds * 10**9 + nanoseconds,) * 2, follow_symlinks=False)
 
 
+def is_forgotten(root, manifest):
+    """Whether a manifest has a tombstone; one for another manifest counts for nothing."""
+    stone = root / "tombstones" / manifest.parent.name / (manifest.stem + ".tombstone")
+    if not stone.exists():
+        return False
+    claim, _ = document(stone.read_bytes(), "tombstone")
+    return claim["manifest"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
 def backups(root, identity):
     """Manifests that are not forgotten, oldest first: (backup's name, path)."""
     found = []
     for path in (root / "manifests").glob("*/*.manifest"):
-        stone = root / "tombstones" / path.parent.name / (path.stem + ".tombstone")
-        if not stone.exists():
+        if not is_forgotten(root, path):
             claim, _ = document(path.read_bytes(), "manifest")
             order = (claim["created_at"], claim["committed_at"], claim["sequence"])
             found.append((order, claim["backup"], path))
@@ -200,7 +220,7 @@ def backups(root, identity):
 
 
 def main(arguments):
-    wanted_arguments = {"list": 3, "cat": 5, "tree": 6}
+    wanted_arguments = {"list": 3, "meta": 5, "cat": 5, "tree": 6}
     if len(arguments) < 3 or wanted_arguments.get(arguments[2]) != len(arguments):
         sys.exit(__doc__)
     root, identity, verb = pathlib.Path(arguments[0]), arguments[1], arguments[2]
@@ -217,6 +237,9 @@ def main(arguments):
         fail(f"no backup begins with {wanted}")
     backup = Backup(root, identity, matching[-1])
     artifact = backup.artifact(arguments[4])
+    if verb == "meta":
+        print(json.dumps({key: artifact[key] for key in ("name", "kind", "sensitivity", "meta")}, indent=1))
+        return
     if verb == "tree":
         if artifact["kind"] != "volume":
             fail(f"{artifact['name']} is no file tree")

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The operations of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +33,8 @@ pub enum Fault {
     Full,
     /// A read answers with one bit flipped; other calls are refused.
     BitFlip,
+    /// It is done, after so long.
+    Slow(Duration),
 }
 
 /// When and how to break.
@@ -122,7 +125,21 @@ impl Faulty {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fails(&self, op: Op) -> Option<Fault> {
+    /// How this call breaks, once what only slows it down is over.
+    async fn fails(&self, op: Op) -> Option<Fault> {
+        match self.draw(op) {
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                if matches!(op, Op::Put | Op::Delete) {
+                    self.state().changes += 1;
+                }
+                None
+            }
+            drawn => drawn,
+        }
+    }
+
+    fn draw(&self, op: Op) -> Option<Fault> {
         let mut state = self.state();
         let changing = matches!(op, Op::Put | Op::Delete);
         if let Some(limit) = self.plan.dead_after_changes
@@ -180,7 +197,7 @@ impl Store for Faulty {
 
     async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
         let length = bytes.len() as u64;
-        match self.fails(Op::Put) {
+        match self.fails(Op::Put).await {
             None => {
                 let outcome = self.inner.put_new(name, bytes).await?;
                 if outcome == Outcome::Created {
@@ -198,7 +215,7 @@ impl Store for Faulty {
     }
 
     async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
-        match self.fails(Op::Get) {
+        match self.fails(Op::Get).await {
             None => self.inner.get(name).await,
             Some(Fault::BitFlip) => Ok(self.flip(self.inner.get(name).await?)),
             Some(fault) => Err(self.error("read", name.as_str(), fault)),
@@ -206,7 +223,7 @@ impl Store for Faulty {
     }
 
     async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StoreError> {
-        match self.fails(Op::GetRange) {
+        match self.fails(Op::GetRange).await {
             None => self.inner.get_range(name, range).await,
             Some(Fault::BitFlip) => Ok(self.flip(self.inner.get_range(name, range).await?)),
             Some(fault) => Err(self.error("read", name.as_str(), fault)),
@@ -214,21 +231,21 @@ impl Store for Faulty {
     }
 
     async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
-        match self.fails(Op::Head) {
+        match self.fails(Op::Head).await {
             None => self.inner.head(name).await,
             Some(fault) => Err(self.error("look at", name.as_str(), fault)),
         }
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        match self.fails(Op::List) {
+        match self.fails(Op::List).await {
             None => self.inner.list(prefix).await,
             Some(fault) => Err(self.error("list", prefix, fault)),
         }
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        match self.fails(Op::Delete) {
+        match self.fails(Op::Delete).await {
             None => self.inner.delete(name).await,
             Some(fault) => {
                 if fault == Fault::DoneButFailed {

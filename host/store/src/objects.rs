@@ -306,12 +306,12 @@ impl Store for Objects {
             Some(Path::parse(trimmed).map_err(|e| failed(e.into()))?)
         };
         let inner = self.inner()?;
-        let mut found: Vec<ObjectInfo> = inner
-            .list(path.as_ref())
-            .try_filter_map(|meta| futures_util::future::ready(Ok(self.info(meta))))
-            .try_collect()
-            .await
-            .map_err(failed)?;
+        let mut entries = inner.list(path.as_ref());
+        let mut found = Vec::new();
+        // Each page is a request of its own, and may hang like any.
+        while let Some(meta) = self.in_time("list", prefix, 0, entries.try_next()).await? {
+            found.extend(self.info(meta));
+        }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
@@ -339,5 +339,64 @@ impl Objects {
         let text = format!("{e} {e:?}");
         (text.contains("OutOfRange") || text.contains("Range") || text.contains("range"))
             .then(|| self.short(name, range, 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream::{BoxStream, StreamExt};
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
+        Result,
+    };
+
+    /// Answers everything but the rest of a listing.
+    #[derive(Debug)]
+    struct HangingList(object_store::memory::InMemory);
+
+    impl std::fmt::Display for HangingList {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a store that hangs")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for HangingList {
+        async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            self.0.put_opts(at, payload, options).await
+        }
+        async fn put_multipart_opts(&self, at: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(at, o).await
+        }
+        async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+            self.0.get_opts(at, options).await
+        }
+        fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.0.delete_stream(at)
+        }
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix).chain(futures_util::stream::pending()).boxed()
+        }
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(from, to, options).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_that_hangs_is_given_up_in_time() {
+        let inner = Arc::new(HangingList(object_store::memory::InMemory::new()));
+        let store = Objects::remote(inner, "hanging".into());
+        let name = ObjectName::new("a/b").unwrap();
+        store.put_new(&name, Bytes::from_static(b"x")).await.unwrap();
+        let failed = store.list("a").await.unwrap_err();
+        assert_eq!(failed.cause, Cause::Transient);
+        assert!(
+            failed.to_string().contains("there was no answer in 45 seconds"),
+            "{failed}"
+        );
     }
 }

@@ -20,9 +20,10 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
+    /// Bridges about a minute, never less than 40 seconds: a store that is started anew must not end a run of hours.
     fn default() -> Self {
         RetryPolicy {
-            attempts: 6,
+            attempts: 11,
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(20),
         }

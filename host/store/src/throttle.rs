@@ -5,6 +5,9 @@
 //!
 //! A debt is kept rather than a bucket: whoever transfers pays its bytes onto one clock and sleeps until the clock is
 //! due. Many callers at once therefore share the rate and none can starve the others for longer than its own object.
+//!
+//! Small objects pay and do not wait: a lease that is announced, or a listing's few bytes, must not stand in a line of
+//! packs until it is too late. What they took is made up for by the next large one.
 
 use crate::{ObjectInfo, ObjectName, Outcome, Store, StoreError};
 use async_trait::async_trait;
@@ -13,6 +16,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Whatever is smaller goes at once.
+const SMALL: usize = 64 << 10;
 
 /// One direction.
 #[derive(Debug)]
@@ -37,7 +43,9 @@ impl Clock {
             *due = (*due).max(Instant::now()) + cost;
             *due
         };
-        tokio::time::sleep_until(until).await;
+        if bytes >= SMALL {
+            tokio::time::sleep_until(until).await;
+        }
     }
 }
 

@@ -52,9 +52,10 @@ async fn writers_elect_a_creator_where_the_store_cannot() {
         let hosts = (0..6).map(|_| Arc::new(Elected::new(slow.clone())) as Arc<dyn Store>);
         elects_one_creator(hosts.collect(), 3).await;
     }
+    let slow = Fault::Slow(Duration::from_millis(5));
     let flaky = FaultPlan {
-        faults: vec![Fault::Refused],
-        ..FaultPlan::flaky(7, 0.2)
+        faults: vec![Fault::Refused, slow, slow],
+        ..FaultPlan::flaky(7, 0.4)
     };
     let faulty = Arc::new(Faulty::new(Arc::new(Objects::memory().blind()), flaky));
     let flaky = |_| Arc::new(Elected::new(Arc::new(Retrying::new(faulty.clone(), QUICK)))) as Arc<dyn Store>;
@@ -232,4 +233,173 @@ async fn a_directory_is_made_with_its_first_object() {
         other.put_new(&name, Bytes::from_static(b"y")).await.unwrap(),
         Outcome::AlreadyThere
     );
+}
+
+/// Fails in passing until a moment, and works from then on.
+#[derive(Debug)]
+struct Restarting {
+    inner: Objects,
+    up: tokio::time::Instant,
+}
+
+impl Restarting {
+    fn new(outage: Duration) -> Restarting {
+        Restarting {
+            inner: Objects::memory(),
+            up: tokio::time::Instant::now() + outage,
+        }
+    }
+
+    fn ready(&self, action: &'static str, object: &str) -> Result<(), StoreError> {
+        match tokio::time::Instant::now() < self.up {
+            true => Err(StoreError {
+                action,
+                object: object.to_owned(),
+                store: "restarting".to_owned(),
+                cause: Cause::Transient,
+                why: "connection refused".to_owned(),
+                hint: None,
+                source: None,
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Restarting {
+    fn describe(&self) -> String {
+        "restarting".to_owned()
+    }
+    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
+        self.ready("write", name.as_str())?;
+        self.inner.put_new(name, bytes).await
+    }
+    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        self.ready("read", name.as_str())?;
+        self.inner.get(name).await
+    }
+    async fn get_range(&self, name: &ObjectName, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        self.ready("read", name.as_str())?;
+        self.inner.get_range(name, range).await
+    }
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        self.ready("look at", name.as_str())?;
+        self.inner.head(name).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.ready("list", prefix)?;
+        self.inner.list(prefix).await
+    }
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.ready("delete", name.as_str())?;
+        self.inner.delete(name).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_gone_for_forty_seconds_is_waited_for() {
+    // The pauses are drawn, so more than once.
+    for _ in 0..50 {
+        let away = || Arc::new(Restarting::new(Duration::from_secs(40)));
+        let retrying = |store| Retrying::new(store, RetryPolicy::default());
+        let done = retrying(away()).put_new(&name("a"), Bytes::from_static(b"x")).await;
+        assert_eq!(done.unwrap(), Outcome::Created);
+        assert_eq!(retrying(away()).list("").await.unwrap(), []);
+        // For ever is too long: somebody must hear of it.
+        let begun = tokio::time::Instant::now();
+        let gone = Arc::new(Restarting::new(Duration::from_secs(86_400)));
+        assert!(retrying(gone).head(&name("a")).await.unwrap_err().is_transient());
+        assert!(begun.elapsed() <= Duration::from_secs(90), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_is_kept_over_objects_and_small_ones_do_not_wait() {
+    const MIB: usize = 1 << 20;
+    let store = Arc::new(Throttled::new(
+        Arc::new(Objects::memory()),
+        Some(MIB as u64),
+        Some(MIB as u64 / 2),
+    ));
+    let begun = tokio::time::Instant::now();
+    for n in 0..4 {
+        let pack = Bytes::from(vec![n; MIB]);
+        store.put_new(&name(&format!("pack-{n}")), pack).await.unwrap();
+    }
+    // Timers go by milliseconds.
+    let took = |begun: tokio::time::Instant| begun.elapsed().as_millis();
+    assert!((4_000..=4_004).contains(&took(begun)), "{}", took(begun));
+    // Each direction by itself.
+    let begun = tokio::time::Instant::now();
+    store.get(&name("pack-0")).await.unwrap();
+    store.get_range(&name("pack-1"), 0..MIB as u64 / 2).await.unwrap();
+    assert!((3_000..=3_002).contains(&took(begun)), "{}", took(begun));
+    // A lease goes past the packs that wait.
+    let waiting = |n: usize| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store
+                .put_new(&name(&format!("wait-{n}")), Bytes::from(vec![0; 30 * MIB]))
+                .await
+        })
+    };
+    let packs = [waiting(0), waiting(1)];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    store
+        .put_new(&name("lease"), Bytes::from(vec![0; 60 << 10]))
+        .await
+        .unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert!(packs.iter().all(|p| !p.is_finished()));
+    for pack in packs {
+        pack.await.unwrap().unwrap();
+    }
+    // What it took is paid for by the next large one.
+    for n in 0..16 {
+        store
+            .put_new(&name(&format!("small-{n}")), Bytes::from(vec![0; 32 << 10]))
+            .await
+            .unwrap();
+    }
+    let begun = tokio::time::Instant::now();
+    store.put_new(&name("large"), Bytes::from(vec![0; MIB])).await.unwrap();
+    assert!((1_550..=1_570).contains(&took(begun)), "{}", took(begun));
+}
+
+/// Where FORMAT.md says that the claims to a name lie.
+fn claim(of: &ObjectName, rest: &str) -> ObjectName {
+    use sha2::Digest;
+    let hash: String = sha2::Sha256::digest(of.as_str())
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    name(&format!("claims/{}/{rest}", &hash[..32]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_claim_of_a_writer_that_died_runs_out() {
+    let blind = Objects::memory().blind();
+    let object = name("manifests/a");
+    // Smaller than any other, so that whoever believes it gives way.
+    let dead = claim(&object, "0000000000000000.0");
+    blind.put_new(&dead, Bytes::new()).await.unwrap();
+    let alive = claim(&object, "0000000000000001.86400");
+    blind.put_new(&alive, Bytes::new()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let elected = Arc::new(Elected::new(Arc::new(blind.clone())));
+    let create = {
+        let (elected, object) = (elected.clone(), object.clone());
+        tokio::spawn(async move { elected.put_new(&object, Bytes::from_static(b"x")).await })
+    };
+    // The dead one's claim is taken away by whoever sees it; the living one's holds the name.
+    while blind.head(&dead).await.unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!create.is_finished());
+    assert_eq!(blind.head(&object).await.unwrap(), None);
+    elected.delete(&alive).await.unwrap();
+    assert_eq!(create.await.unwrap().unwrap(), Outcome::Created);
+    assert_eq!(blind.list("claims").await.unwrap(), []);
 }
