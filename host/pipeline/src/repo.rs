@@ -202,8 +202,9 @@ pub struct Listed {
     /// The pipeline it is of, where it is readable.
     pub pipeline: Option<String>,
     pub taken_at: i64,
-    pub bytes: u64,
-    pub stored_bytes: u64,
+    /// Plain bytes it stands for, and bytes of the objects written for it; of one that is not readable they are not known.
+    pub bytes: Option<u64>,
+    pub stored_bytes: Option<u64>,
     pub state: State,
     /// Why it is suspect.
     pub suspect: Vec<String>,
@@ -244,14 +245,15 @@ pub async fn list(pipeline: &Pipeline, identity: &[PathBuf]) -> Result<Vec<Liste
             body,
             drill,
         } = Standing::with(&summary, &notes)?;
+        let stats = body.as_ref().map(|_| summary.stats);
         listed.push(Listed {
             id: summary.id.to_string(),
             writer: summary.writer.to_string(),
             readable: body.is_some(),
             pipeline: body.as_ref().map(|b| b.pipeline.clone()),
             taken_at: body.as_ref().map_or(summary.created_at, |b| b.started_at),
-            bytes: summary.stats.bytes_read + summary.stats.bytes_adopted,
-            stored_bytes: summary.stats.bytes_stored,
+            bytes: stats.map(|s| s.bytes_read.saturating_add(s.bytes_adopted)),
+            stored_bytes: stats.map(|s| s.bytes_stored),
             state,
             suspect,
             missing: body.as_ref().map(BackupBody::missing).unwrap_or_default(),

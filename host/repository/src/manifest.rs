@@ -1,8 +1,9 @@
 //! Manifests: the one object that makes a backup, and the chain they form.
 //!
 //! The claim of a manifest is public: sequence, previous manifest's hash, and the list of objects the backup needs.
-//! It says nothing about rooms, tables or files. The payload is an envelope with everything else: the artifacts, the
-//! pipeline's own body, and the key that chunk names can be checked with.
+//! It says nothing about rooms, tables or files, nor how long anything in them is. The payload is an envelope with
+//! everything else: the artifacts, the pipeline's own body, what the run took, and the key that chunk names can be
+//! checked with.
 
 use crate::core::Core;
 use crate::keys::WriterId;
@@ -36,7 +37,9 @@ pub(crate) struct Claim {
     pub list: String,
     pub needed_objects: u64,
     pub needed_bytes: u64,
-    pub stats: BackupStats,
+    /// Only in manifests of before they were sealed: plain lengths are nobody's to know. Never written.
+    #[serde(default, skip_serializing)]
+    pub stats: Option<BackupStats>,
 }
 
 /// The sealed part.
@@ -47,6 +50,9 @@ pub(crate) struct Sealed {
     pub recipients: Vec<String>,
     pub artifacts: Vec<ArtifactRecord>,
     pub body: serde_json::Value,
+    /// What the run took. Not in the first manifests, whose claims have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<BackupStats>,
     /// Only in revisions: artifacts that cannot be read in full any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damaged: Vec<Damaged>,
@@ -143,8 +149,9 @@ impl Manifest {
         Sealed::open(core, &self.sealed_in(), &self.payload)
     }
 
-    pub fn summary(&self, body: Option<Body>) -> BackupSummary {
-        summary(&self.writer, &self.claim, self.revision.as_ref(), body)
+    /// With what was opened of it.
+    pub fn summary(&self, body: Option<Body>, stats: Option<BackupStats>) -> BackupSummary {
+        summary(&self.writer, &self.claim, self.revision.as_ref(), body, stats)
     }
 }
 
@@ -154,6 +161,7 @@ pub(crate) fn summary(
     claim: &Claim,
     revision: Option<&revision::Claim>,
     body: Option<Body>,
+    stats: Option<BackupStats>,
 ) -> BackupSummary {
     BackupSummary {
         id: claim.backup.clone(),
@@ -161,7 +169,7 @@ pub(crate) fn summary(
         committed_at: claim.committed_at,
         writer: writer.clone(),
         sequence: claim.sequence,
-        stats: claim.stats,
+        stats: stats.or(claim.stats).unwrap_or_default(),
         needed_objects: revision.map_or(claim.needed_objects, |r| r.needed_objects),
         needed_bytes: revision.map_or(claim.needed_bytes, |r| r.needed_bytes),
         lost_objects: revision.map_or(0, |r| r.lost.len() as u64),

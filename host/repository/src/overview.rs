@@ -8,16 +8,16 @@ use crate::annotation;
 use crate::core::Core;
 use crate::forget::{self, Tombstone, Tombstones};
 use crate::keys::WriterId;
-use crate::manifest::{self, Claim, Manifest};
+use crate::manifest::{self, Claim, Manifest, Sealed};
 use crate::names::{self, Hash, ListName};
-use crate::{Annotation, BackupId, BackupSummary, Body, RepositoryError, revision};
+use crate::{Annotation, BackupId, BackupStats, BackupSummary, Body, RepositoryError, revision};
 use bytes::Bytes;
 use essrun_store::{Cause, ObjectInfo, ObjectName};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Objects read at one time.
@@ -33,11 +33,19 @@ pub(crate) struct Seen {
     pub revision: Option<revision::Claim>,
     /// What the pipeline stored, where a key at hand opens it.
     pub body: Option<Body>,
+    /// What the run took, where that is sealed and a key at hand opens it.
+    pub stats: Option<BackupStats>,
 }
 
 impl Seen {
     pub fn summary(&self) -> BackupSummary {
-        manifest::summary(&self.writer, &self.claim, self.revision.as_ref(), self.body.clone())
+        manifest::summary(
+            &self.writer,
+            &self.claim,
+            self.revision.as_ref(),
+            self.body.clone(),
+            self.stats,
+        )
     }
 }
 
@@ -72,6 +80,8 @@ struct SaidManifest {
     hash: String,
     claim: Claim,
     body: Opened,
+    #[serde(default)]
+    stats: Option<BackupStats>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -79,6 +89,8 @@ struct SaidRevision {
     manifest: String,
     claim: revision::Claim,
     body: Opened,
+    #[serde(default)]
+    stats: Option<BackupStats>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -181,16 +193,22 @@ impl<'a, T: Said + Clone> Shelf<'a, T> {
     }
 }
 
-/// What is sealed in a manifest or its revision, as far as lists need it.
-fn body(core: &Core, manifest: &Manifest) -> Opened {
+/// What is sealed in a manifest, where a key at hand opens it.
+fn open(core: &Core, manifest: &Manifest) -> Option<Sealed> {
     match manifest.open(core) {
-        Ok(sealed) => Some(sealed.body).into(),
-        Err(RepositoryError::Key { .. }) => Opened::No,
+        Ok(sealed) => Some(sealed),
+        Err(RepositoryError::Key { .. }) => None,
         Err(e) => {
             tracing::warn!(error = %e, "the sealed part of a manifest cannot be read");
-            Opened::No
+            None
         }
     }
+}
+
+/// As far as lists need it.
+fn opened(sealed: Option<Sealed>) -> (Opened, Option<BackupStats>) {
+    let stats = sealed.as_ref().and_then(|s| s.stats);
+    (sealed.map(|s| s.body).into(), stats)
 }
 
 /// An object that cannot be believed is passed over with a warning; a store that fails is an error.
@@ -301,9 +319,11 @@ async fn one(
     let said = manifests
         .said(&object, |bytes| {
             let manifest = Manifest::read(core, &object, bytes)?;
+            let (body, stats) = opened(open(core, &manifest));
             Ok(SaidManifest {
                 hash: hex::encode(manifest.hash),
-                body: body(core, &manifest),
+                body,
+                stats: stats.or(manifest.claim.stats),
                 claim: manifest.claim,
             })
         })
@@ -327,17 +347,19 @@ async fn one(
         claim: said.claim,
         revision: None,
         body: said.body.into_body(),
+        stats: said.stats,
     };
     let mut fresh_revision = None;
     for name in revised.into_iter().flat_map(|all| all.values().rev()) {
         let said = revisions
             .said(name, |bytes| {
                 let revision = revision::parse(core, name, bytes)?;
-                let opened = revision.body(core, name);
+                let (body, stats) = opened(revision.open(core, name));
                 Ok(SaidRevision {
                     manifest: hex::encode(revision.manifest),
                     claim: revision.claim,
-                    body: opened.into(),
+                    body,
+                    stats,
                 })
             })
             .await;
@@ -349,6 +371,7 @@ async fn one(
                 fresh_revision = read.then(|| (name.clone(), said.clone()));
                 seen.revision = Some(said.claim);
                 seen.body = said.body.into_body();
+                seen.stats = said.stats.or(seen.stats);
                 break;
             }
             Ok(Some(_)) => {
@@ -365,11 +388,17 @@ async fn one(
     }))
 }
 
-/// What was noted beside backups: of each, oldest first.
-pub(crate) async fn annotations(
-    core: &Core,
-    backups: &[Seen],
-) -> Result<HashMap<BackupId, Vec<Annotation>>, RepositoryError> {
+/// What was noted beside backups.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// Of each, oldest first.
+    pub read: HashMap<BackupId, Vec<Annotation>>,
+    /// Those of which a note is left out, because no key at hand opens it or it does not read.
+    pub unread: BTreeSet<BackupId>,
+}
+
+/// What was noted beside these backups.
+pub(crate) async fn annotations(core: &Core, backups: &[Seen]) -> Result<Notes, RepositoryError> {
     let shelf: &Shelf<'_, SaidNote> = &Shelf::look(core, "annotations").await?;
     let by_id: HashMap<&str, &Seen> = backups.iter().map(|b| (b.claim.backup.as_str(), b)).collect();
     let by_id = &by_id;
@@ -405,7 +434,7 @@ pub(crate) async fn annotations(
         .iter()
         .filter_map(|(_, said, _)| said.claim.replaces.clone())
         .collect();
-    let mut all: HashMap<BackupId, Vec<Annotation>> = HashMap::new();
+    let mut all = Notes::default();
     let mut fresh = HashMap::new();
     for (object, said, read) in found {
         if read {
@@ -421,16 +450,18 @@ pub(crate) async fn annotations(
         }
         let Some(body) = body.into_body() else {
             tracing::warn!(%object, "an annotation is left out: none of the given keys opens it");
+            all.unread.insert(claim.backup);
             continue;
         };
         let body: Value = match body.read() {
             Ok(value) => value,
             Err(e) => {
                 tracing::warn!(%object, error = %e, "an annotation is left out");
+                all.unread.insert(claim.backup);
                 continue;
             }
         };
-        all.entry(claim.backup.clone()).or_default().push(Annotation {
+        all.read.entry(claim.backup.clone()).or_default().push(Annotation {
             backup: claim.backup,
             kind: claim.kind,
             created_at: claim.created_at,
@@ -439,7 +470,7 @@ pub(crate) async fn annotations(
         });
     }
     shelf.keep(fresh);
-    for of in all.values_mut() {
+    for of in all.read.values_mut() {
         of.sort_by_key(|a| a.created_at);
     }
     Ok(all)

@@ -13,6 +13,7 @@ use crate::{
 };
 use essrun_artifact::Progress;
 use essrun_store::Store;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,7 +98,7 @@ impl Repository {
     pub async fn backups_annotated(&self) -> Result<Vec<(BackupSummary, Vec<Annotation>)>, RepositoryError> {
         let seen = self.seen(false).await?;
         let mut notes = overview::annotations(&self.core, &seen).await?;
-        let with = |s: &Seen| (s.summary(), notes.remove(&s.claim.backup).unwrap_or_default());
+        let with = |s: &Seen| (s.summary(), notes.read.remove(&s.claim.backup).unwrap_or_default());
         Ok(seen.iter().map(with).collect())
     }
 
@@ -167,7 +168,13 @@ impl Repository {
     pub async fn annotations(&self, backup: &BackupId) -> Result<Vec<Annotation>, RepositoryError> {
         let seen = Self::pick(backup.as_str(), self.seen(false).await?)?;
         let mut notes = overview::annotations(&self.core, std::slice::from_ref(&seen)).await?;
-        Ok(notes.remove(&seen.claim.backup).unwrap_or_default())
+        Ok(notes.read.remove(&seen.claim.backup).unwrap_or_default())
+    }
+
+    /// Backups beside which something was noted that no key at hand opens: what is known of them is not all.
+    pub async fn with_unread_notes(&self) -> Result<BTreeSet<BackupId>, RepositoryError> {
+        let seen = self.seen(false).await?;
+        Ok(overview::annotations(&self.core, &seen).await?.unread)
     }
 
     /// Forgets a backup: sets its tombstone. What only it needs goes with a later [`Repository::prune`].

@@ -90,11 +90,11 @@ pub(crate) fn parse(core: &Core, object: &ObjectName, bytes: &Bytes) -> Result<R
 }
 
 impl Revision {
-    /// What the pipeline stored, as this revision has it; `None` where no key at hand opens it.
-    pub fn body(&self, core: &Core, object: &ObjectName) -> Option<serde_json::Value> {
+    /// What is sealed in it; `None` where no key at hand opens it.
+    pub fn open(&self, core: &Core, object: &ObjectName) -> Option<Sealed> {
         let sealed = Sealed::open(core, object.as_str(), &self.payload);
         match sealed {
-            Ok(sealed) => Some(sealed.body),
+            Ok(sealed) => Some(sealed),
             Err(RepositoryError::Key { .. }) => None,
             Err(e) => {
                 tracing::warn!(error = %e, "the sealed part of a revision cannot be read");

@@ -140,6 +140,7 @@ pub struct BackupSummary {
     pub writer: WriterId,
     /// Its place in its writer's chain, from 1.
     pub sequence: u64,
+    /// All zero when opened without a key that reads it: then `body` is `None`.
     pub stats: BackupStats,
     /// Objects a restore of it needs.
     pub needed_objects: u64,

@@ -92,6 +92,8 @@ async fn frozen_repositories_open_and_tell_what_is_wrong_with_them() {
         let listed = reader.backups().await.unwrap();
         let ids: Vec<String> = listed.iter().map(|b| b.id.to_string()).collect();
         assert_eq!(json!(ids), expected["backups"], "{name}");
+        // Written when what a run took stood in the public part.
+        assert!(listed.iter().all(|b| b.stats.bytes_read > 0), "{name}: {listed:?}");
         for (artifact, wanted) in expected["artifacts"].as_object().unwrap() {
             let (id, artifact) = artifact.split_once(' ').unwrap();
             let read = match reader.read(id).await {

@@ -76,6 +76,56 @@ async fn shown(repository: &Repository) -> String {
     text(&repository.backups_annotated().await.unwrap())
 }
 
+/// With one new chunk, `bytes_new` would be its plain length.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_took_is_told_to_keys_only() {
+    let place = Place::new().await;
+    let made = backup(&place.writing().await, &[("s/one", &noise(1, 3_210))])
+        .await
+        .unwrap();
+    assert_eq!((made.stats.bytes_new, made.stats.chunks_new), (3_210, 1));
+    let object = place.objects("manifests").remove(0);
+    let text = std::fs::read(&object).unwrap();
+    let claim = String::from_utf8(text.split(|b| *b == b'\n').nth(1).unwrap().to_vec()).unwrap();
+    assert!(claim.contains("needed_bytes"), "{claim}");
+    for secret in ["stats", "bytes_new", "chunks", ":3210"] {
+        assert!(!claim.contains(secret), "{secret}: {claim}");
+    }
+    // Each key reads it, from the object and from what is known of it.
+    for _ in 0..2 {
+        assert_eq!(place.writing().await.backups().await.unwrap()[0].stats, made.stats);
+    }
+    let reader = place.reading().await;
+    assert_eq!(reader.backups().await.unwrap()[0].stats, made.stats);
+    assert_eq!(reader.read("latest").await.unwrap().summary().stats, made.stats);
+    let keyless = Access {
+        identities: vec![],
+        ..place.as_reader("keyless")
+    };
+    let keyless = Repository::open(place.store(), keyless).await.unwrap();
+    let seen = keyless.backups().await.unwrap().remove(0);
+    assert!(seen.body.is_none());
+    assert_eq!(seen.stats, BackupStats::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_no_key_opens_is_known_to_be_there() {
+    let place = Place::new().await;
+    let writer = place.writing().await;
+    let made = backup(&writer, &[("s/one", b"bytes")]).await.unwrap();
+    writer
+        .annotate(&made.id, "drill", json!({"passed": true}))
+        .await
+        .unwrap();
+    assert!(writer.with_unread_notes().await.unwrap().is_empty());
+    let keyless = Access {
+        identities: vec![],
+        ..place.as_reader("keyless")
+    };
+    let keyless = Repository::open(place.store(), keyless).await.unwrap();
+    assert_eq!(keyless.with_unread_notes().await.unwrap(), [made.id].into());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_many_backups_reads_only_what_is_new() {
     const MANY: usize = 1000;

@@ -22,13 +22,14 @@ pub async fn run(args: ReadArgs, ui: &Ui) -> Result<(), PipelineError> {
         "{:<26} {:<20} {:>11} {:>11}  {}\n",
         "backup", "taken (UTC)", "size", "stored", "components"
     );
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), human);
     for b in &backups {
         let mut line = format!(
             "{:<26} {:<20} {:>11} {:>11}  {}",
             b.id,
             utc(b.taken_at),
-            human(b.bytes),
-            human(b.stored_bytes),
+            size(b.bytes),
+            size(b.stored_bytes),
             b.components.join(", ")
         );
         if !b.readable {

@@ -73,7 +73,7 @@ impl OpenBackup {
         let naming_key = crate::write::naming_key(&sealed, manifest.object.as_str())?;
         let fetcher = Fetcher::new(core.clone(), core.index()?, Arc::new(RwLock::new(usable)), naming_key);
         Ok(OpenBackup {
-            summary: manifest.summary(Some(Body::of(&sealed.body))),
+            summary: manifest.summary(Some(Body::of(&sealed.body)), sealed.stats),
             artifacts: sealed.artifacts,
             damaged: sealed.damaged,
             body: sealed.body,

@@ -135,7 +135,8 @@ impl Backup {
             packer.flush().await?;
         }
         let list = self.put_list().await?;
-        let sealed = self.seal(body.clone()).await?;
+        let stats = self.flow.stats();
+        let sealed = self.seal(body.clone(), stats).await?;
         let manifest = self.put_manifest(list, sealed).await?;
         *committed = true;
         let head = Head {
@@ -147,7 +148,7 @@ impl Backup {
             tracing::warn!(error = %e, "this host could not remember the new head of its chain");
         }
         self.lease.end().await;
-        Ok(manifest.summary(Some(Body::of(&body))))
+        Ok(manifest.summary(Some(Body::of(&body)), Some(stats)))
     }
 
     /// Writes the list of needed objects.
@@ -161,7 +162,7 @@ impl Backup {
         revision::put_list(&self.flow.core, &objects).await
     }
 
-    async fn seal(&self, body: serde_json::Value) -> Result<Bytes, RepositoryError> {
+    async fn seal(&self, body: serde_json::Value, stats: BackupStats) -> Result<Bytes, RepositoryError> {
         let artifacts = self.artifacts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let flow = self.flow.clone();
         let work = move || {
@@ -170,6 +171,7 @@ impl Backup {
                 recipients: flow.core.recipients.texts().map(str::to_owned).collect(),
                 artifacts,
                 body,
+                stats: Some(stats),
                 damaged: Vec::new(),
             };
             let json = serde_json::to_vec(&sealed).map_err(|e| RepositoryError::Internal(e.to_string()))?;
@@ -196,7 +198,7 @@ impl Backup {
                 list: list.object()?.to_string(),
                 needed_objects,
                 needed_bytes,
-                stats: self.flow.stats(),
+                stats: None,
             };
             let object = names::manifest(&key.id(), claim.sequence)?;
             let bytes = signed::write(Kind::Manifest, &claim, &sealed, key)?;
