@@ -282,6 +282,9 @@ pub struct ForgetArgs {
     /// Decide on the backups of this writer instead of one's own, as when its key was lost (`list --json` shows writers)
     #[arg(long, value_name = "WRITER", conflicts_with = "undo")]
     pub of: Option<String>,
+    /// File with an age identity: what is known of another writer's backups is read with it
+    #[arg(long, short = 'i', value_name = "FILE", env = "ESSRUN_IDENTITY")]
+    pub identity: Vec<PathBuf>,
     /// With --undo: the grace time that `prune` is run with
     #[arg(long, default_value = "7d", requires = "undo")]
     pub grace: String,

@@ -4,15 +4,20 @@
 //! keeps one backup for each of the last *n* hours, days, ISO weeks, months or years **that have one**; `within` counts
 //! from the newest backup, not from today; while a rule has counts left, the oldest backup is kept too. Beyond that:
 //!
-//! * Within one period a verified backup is preferred to a newer one that is not.
-//! * The newest verified backup is always kept.
+//! * Within one period a complete backup is preferred to a newer one that lacks components, and of equally complete
+//!   ones a verified backup to a newer one that is not.
+//! * The newest complete and the newest verified backup are always kept.
 //! * A backup dated in the future, or found suspect, is never credited to a rule: it cannot push a good one out. Dated
-//!   in the future it is kept until its time has come; suspect it is kept until a good one is newer.
+//!   in the future it is kept until its time has come; suspect it is kept until a complete good one is newer.
+//! * An incomplete backup is credited: for weeks with one failing bridge, these are the backups there are.
+//! * The hour that clocks go through twice is two hours.
 //! * Without any rule everything is kept.
+//!
+//! The candidates are those of one pipeline of one writer; who asks sees to that.
 
 use crate::{BackupId, RepositoryError};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -25,8 +30,8 @@ pub struct Rules {
     pub weekly: u32,
     pub monthly: u32,
     pub yearly: u32,
-    /// Everything not older than this before the newest credited backup.
-    pub within: Option<SignedDuration>,
+    /// Everything younger than this before the newest credited backup, by the calendar of the time zone.
+    pub within: Option<Span>,
     /// Where days begin.
     pub time_zone: TimeZone,
     /// A backup later than now by more than this is dated in the future.
@@ -80,14 +85,21 @@ pub struct Candidate {
     pub sequence: u64,
     /// A drill or restore of it succeeded.
     pub verified: bool,
-    /// A policy or a check found its content odd.
+    /// A policy or a person found its content odd, or objects of it are lost.
     pub suspect: bool,
+    /// Components are missing from it.
+    pub incomplete: bool,
 }
 
 impl Candidate {
     /// Greater is newer. The id is random within a second, and decides only between writers.
     fn age(&self) -> (i64, u64, &BackupId) {
         (self.created_at, self.sequence, &self.id)
+    }
+
+    /// Within a period the greatest is chosen, of equals the newest.
+    fn worth(&self) -> (bool, bool) {
+        (!self.incomplete, self.verified)
     }
 }
 
@@ -182,7 +194,7 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
             let value = period(time);
             match seen.last_mut() {
                 Some((last, chosen)) if *last == value => {
-                    if c.verified && !chosen.verified {
+                    if c.worth() > chosen.worth() {
                         *chosen = c;
                     }
                 }
@@ -214,17 +226,33 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
         }
     }
     if let Some(within) = rules.within
-        && let Some((newest, _)) = credited.first()
+        && let Some(newest) = credited.iter().find_map(|(_, t)| t.as_ref())
     {
-        let since = newest.created_at.saturating_sub(within.as_secs());
-        for (c, _) in credited.iter().filter(|(c, _)| c.created_at >= since) {
+        // A span that leads out of the calendar takes in everything.
+        let since = newest.checked_sub(within).ok().map(|t| t.timestamp().as_second());
+        for (c, _) in credited.iter().filter(|(c, _)| since.is_none_or(|s| c.created_at > s)) {
             reasons.entry(&c.id).or_default().push(format!("within {within:#}"));
         }
     }
-    if let Some(newest) = order.iter().find(|c| c.verified && !future(c) && !c.suspect) {
+    let verified = |c: &&&Candidate| c.verified && !future(c);
+    let newest_verified = order.iter().find(verified);
+    if let Some(newest) = newest_verified {
         reasons.entry(&newest.id).or_default().push("newest verified".into());
     }
-    let newest_good = credited.first().map(|(c, _)| c.created_at);
+    if let Some(newest) = order.iter().find(|c| verified(c) && !c.suspect)
+        && newest_verified.is_some_and(|v| v.suspect)
+    {
+        let why = "newest verified that is not suspect".into();
+        reasons.entry(&newest.id).or_default().push(why);
+    }
+    let newest_complete = credited.iter().find(|(c, _)| !c.incomplete).map(|(c, _)| *c);
+    if let Some(newest) = newest_complete {
+        let why = reasons.entry(&newest.id).or_default();
+        if why.is_empty() {
+            why.push("newest complete".into());
+        }
+    }
+    let newest_good = newest_complete.map(|c| c.created_at);
     for c in &order {
         if future(c) {
             reasons
@@ -235,7 +263,7 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
             reasons
                 .entry(&c.id)
                 .or_default()
-                .push("suspect, but no good backup is newer; not counted".into());
+                .push("suspect, but no complete good backup is newer; not counted".into());
         }
     }
     order
@@ -245,7 +273,7 @@ pub fn decide(rules: &Rules, candidates: &[Candidate], now: i64) -> Vec<Decision
             let keep = !why.is_empty();
             let reasons = match (keep, c.suspect) {
                 (true, _) => why,
-                (false, true) => vec!["suspect, and a good backup is newer".into()],
+                (false, true) => vec!["suspect, and a complete good backup is newer".into()],
                 (false, false) => vec!["no rule keeps it".into()],
             };
             Decision {
@@ -281,6 +309,7 @@ mod tests {
             sequence: 1,
             verified: false,
             suspect: false,
+            incomplete: false,
         }
     }
 
@@ -373,7 +402,7 @@ mod tests {
     fn within_counts_from_the_newest_backup() {
         let all = times(&["2026-01-10T00:00:00Z", "2026-01-09T00:00:00Z", "2026-01-01T00:00:00Z"]);
         let within = Rules {
-            within: Some(SignedDuration::from_hours(48)),
+            within: Some(Span::new().hours(48)),
             ..rules()
         };
         assert_eq!(
@@ -443,7 +472,19 @@ mod tests {
         let mut all = times(&["2026-01-10T12:00:00Z", "2026-01-10T03:00:00Z", "2026-01-05T03:00:00Z"]);
         all[1].verified = true;
         let daily = Rules { daily: 1, ..rules() };
-        assert_eq!(kept(&daily, &all, "2026-01-11T00:00:00Z"), ["20260110t03"]);
+        assert_eq!(
+            kept(&daily, &all, "2026-01-11T00:00:00Z"),
+            ["20260110t12", "20260110t03"]
+        );
+        let why = decide(&daily, &all, at("2026-01-11T00:00:00Z"));
+        assert_eq!(why[0].reasons, ["newest complete"], "the day is the verified one's");
+        // What is neither the day's nor the newest of its kind goes.
+        all.push(candidate(7, at("2026-01-10T14:00:00Z")));
+        assert_eq!(
+            kept(&daily, &all, "2026-01-11T00:00:00Z"),
+            ["20260110t14", "20260110t03"]
+        );
+        all.pop();
         all[1].verified = false;
         all[2].verified = true;
         assert_eq!(
@@ -452,16 +493,243 @@ mod tests {
         );
     }
 
+    #[test]
+    fn incomplete_ones_are_credited_and_complete_ones_preferred() {
+        // Three weeks in which one bridge fails every night.
+        let mut all: Vec<Candidate> = (0..22)
+            .map(|n| candidate(n, at("2026-01-22T03:00:00Z") - 86_400 * n as i64))
+            .collect();
+        for c in &mut all[..21] {
+            c.incomplete = true;
+        }
+        let daily = Rules { daily: 7, ..rules() };
+        let decisions = decide(&daily, &all, at("2026-01-22T12:00:00Z"));
+        let keep: Vec<bool> = decisions.iter().map(|d| d.keep).collect();
+        assert_eq!(keep[..7], [true; 7]);
+        assert_eq!(keep[7..21], [false; 14]);
+        assert_eq!(decisions[21].reasons, ["newest complete"]);
+        assert!(
+            decisions.iter().all(|d| !d.reasons.join(" ").contains("suspect")),
+            "{decisions:?}"
+        );
+        // The first complete one takes nobody's day but its own.
+        let complete = candidate(30, at("2026-01-22T09:00:00Z"));
+        all.insert(0, complete);
+        let decisions = decide(&daily, &all, at("2026-01-22T12:00:00Z"));
+        let keep: Vec<bool> = decisions.iter().map(|d| d.keep).collect();
+        assert_eq!((keep[0], keep[1]), (true, false), "of one day the complete one");
+        assert_eq!(keep[2..8], [true; 6]);
+        // Of one day the complete one, also when it is older, or the other is verified.
+        let mut day = times(&["2026-01-10T12:00:00Z", "2026-01-10T03:00:00Z"]);
+        day[0].incomplete = true;
+        let one = Rules { daily: 1, ..rules() };
+        assert_eq!(kept(&one, &day, "2026-01-11T00:00:00Z"), ["20260110t03"]);
+        day[0].verified = true;
+        let decisions = decide(&one, &day, at("2026-01-11T00:00:00Z"));
+        assert_eq!(decisions[0].reasons, ["newest verified"]);
+        assert_eq!(decisions[1].reasons, ["daily 1 (2026-01-10)"]);
+    }
+
+    #[test]
+    fn the_newest_verified_stays_though_it_is_suspect() {
+        let mut all = times(&["2026-01-03T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"]);
+        all[1].verified = true;
+        all[1].suspect = true;
+        all[2].verified = true;
+        let last = Rules { last: 1, ..rules() };
+        let decisions = decide(&last, &all, at("2026-01-04T00:00:00Z"));
+        assert_eq!(decisions[1].reasons, ["newest verified"]);
+        assert_eq!(decisions[2].reasons, ["newest verified that is not suspect"]);
+    }
+
+    #[test]
+    fn a_suspect_one_stays_until_a_complete_one_is_newer() {
+        let mut all = times(&["2026-01-03T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"]);
+        all[0].incomplete = true;
+        all[1].suspect = true;
+        let last = Rules { last: 1, ..rules() };
+        assert_eq!(kept(&last, &all, "2026-01-04T00:00:00Z").len(), 3);
+        all[0].incomplete = false;
+        assert_eq!(kept(&last, &all, "2026-01-04T00:00:00Z"), ["20260103t00"]);
+    }
+
+    #[test]
+    fn hours_months_and_years_are_those_of_the_calendar() {
+        let all = times(&["2026-03-01T10:59:59Z", "2026-03-01T10:00:00Z", "2026-03-01T09:59:59Z"]);
+        let hourly = Rules { hourly: 2, ..rules() };
+        let ids = |rules: &Rules, all: &[Candidate]| {
+            let now = at("2027-01-01T00:00:00Z");
+            let kept = decide(rules, all, now).into_iter().filter(|d| d.keep);
+            kept.map(|d| d.id.as_str()[..15].to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&hourly, &all), ["20260301t105959", "20260301t095959"]);
+        let all = times(&[
+            "2026-03-01T00:00:00Z",
+            "2026-02-28T23:59:59Z",
+            "2026-02-01T00:00:00Z",
+            "2026-01-31T00:00:00Z",
+        ]);
+        let monthly = Rules { monthly: 2, ..rules() };
+        assert_eq!(ids(&monthly, &all), ["20260301t000000", "20260228t235959"]);
+        let all = times(&[
+            "2026-01-01T00:00:00Z",
+            "2025-12-31T23:59:59Z",
+            "2025-01-01T00:00:00Z",
+            "2024-12-31T00:00:00Z",
+        ]);
+        let yearly = Rules { yearly: 2, ..rules() };
+        assert_eq!(ids(&yearly, &all), ["20260101t000000", "20251231t235959"]);
+        // The last days of 2024 are of the first week of 2025.
+        let all = times(&["2025-01-05T00:00:00Z", "2024-12-30T00:00:00Z", "2024-12-29T00:00:00Z"]);
+        let weekly = Rules { weekly: 1, ..rules() };
+        let decisions = decide(&weekly, &all, at("2025-02-01T00:00:00Z"));
+        assert_eq!(decisions[0].reasons, ["weekly 1 (2025-W01)"]);
+        assert_eq!(decisions.iter().filter(|d| d.keep).count(), 1);
+        assert_eq!(week(&"2024-12-30T00:00:00+00:00[UTC]".parse().unwrap()), "2025-W01");
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_is_two() {
+        // In Berlin 2025-10-26 02:30 is at 00:30 and at 01:30 UTC.
+        let all = times(&[
+            "2025-10-26T01:30:00Z",
+            "2025-10-26T00:30:00Z",
+            "2025-10-26T00:10:00Z",
+            "2025-10-25T23:30:00Z",
+        ]);
+        let hourly = Rules {
+            hourly: 2,
+            ..Rules::in_zone("Europe/Berlin").unwrap()
+        };
+        let decisions = decide(&hourly, &all, at("2025-11-01T00:00:00Z"));
+        assert_eq!(decisions[0].reasons, ["hourly 2 (2025-10-26 02 +0100)"]);
+        assert_eq!(decisions[1].reasons, ["hourly 2 (2025-10-26 02 +0200)"]);
+        assert_eq!(decisions.iter().filter(|d| d.keep).count(), 2);
+        // The hour that is left out in spring is none.
+        let spring = times(&["2025-03-30T01:30:00Z", "2025-03-30T00:30:00Z"]);
+        assert_eq!(kept(&hourly, &spring, "2025-04-01T00:00:00Z").len(), 2);
+    }
+
+    #[test]
+    fn within_months_are_those_of_the_calendar() {
+        let all = times(&[
+            "2026-04-30T12:00:00Z",
+            "2026-02-28T12:00:01Z",
+            "2026-02-28T12:00:00Z",
+            "2026-02-01T00:00:00Z",
+        ]);
+        let within = |span: Span, zone: &str| Rules {
+            within: Some(span),
+            ..Rules::in_zone(zone).unwrap()
+        };
+        let now = at("2026-05-01T00:00:00Z");
+        let keep = |rules: &Rules, all: &[Candidate]| {
+            let kept: Vec<bool> = decide(rules, all, now).iter().map(|d| d.keep).collect();
+            kept
+        };
+        assert_eq!(
+            keep(&within(Span::new().months(2), "UTC"), &all),
+            [true, true, false, false]
+        );
+        assert_eq!(keep(&within(Span::new().years(1), "UTC"), &all), [true; 4]);
+        // A day across the change to summer time has 23 hours.
+        let days = times(&["2026-03-29T10:00:00Z", "2026-03-28T11:00:01Z", "2026-03-28T10:30:00Z"]);
+        assert_eq!(
+            keep(&within(Span::new().days(1), "Europe/Berlin"), &days),
+            [true, true, false]
+        );
+        assert_eq!(keep(&within(Span::new().hours(24), "Europe/Berlin"), &days), [true; 3]);
+        // Out of the calendar: everything.
+        assert_eq!(keep(&within(Span::new().years(19_000), "UTC"), &all), [true; 4]);
+    }
+
+    /// What restic documents and does, for lists without anything it does not know: newest first, in UTC.
+    fn restic(rules: &Rules, list: &[Candidate]) -> Vec<bool> {
+        let time = |c: &Candidate| {
+            Timestamp::from_second(c.created_at)
+                .unwrap()
+                .to_zoned_datetime(TimeZone::UTC)
+        };
+        let week = |t: &jiff::ZonedDateTime| {
+            let week = t.date().iso_week_date();
+            (i64::from(week.year()), i64::from(week.week()), 0, 0)
+        };
+        let ymdh = |t: &jiff::ZonedDateTime, n: u32| {
+            let all = [t.year().into(), t.month().into(), t.day().into(), i64::from(t.hour())];
+            let part = |k: u32| if k < n { all[k as usize] } else { 0 };
+            (part(0), part(1), part(2), part(3))
+        };
+        let mut buckets = [
+            rules.last,
+            rules.hourly,
+            rules.daily,
+            rules.weekly,
+            rules.monthly,
+            rules.yearly,
+        ]
+        .map(|count| (count, None));
+        let mut keep = vec![false; list.len()];
+        for (nr, t) in list.iter().map(time).enumerate() {
+            if let Some(span) = rules.within {
+                keep[nr] |= t > time(&list[0]).checked_sub(span).unwrap();
+            }
+            let values = [
+                (nr as i64, -1, 0, 0),
+                ymdh(&t, 4),
+                ymdh(&t, 3),
+                week(&t),
+                ymdh(&t, 2),
+                ymdh(&t, 1),
+            ];
+            for ((count, last), value) in buckets.iter_mut().zip(values) {
+                if *count > 0 && (*last != Some(value) || nr == list.len() - 1) {
+                    keep[nr] = true;
+                    *last = Some(value);
+                    if *count != Rules::ALL {
+                        *count -= 1;
+                    }
+                }
+            }
+        }
+        keep
+    }
+
     proptest! {
-        /// Whatever the rules: the newest verified is kept, more rules never keep less, bad ones change nothing.
+        /// Where nothing is known but times, it is restic's answer.
+        #[test]
+        fn times_alone_are_decided_on_as_restic_does(
+            hours in proptest::collection::vec(0i64..3 * 366 * 24, 1..60),
+            near in proptest::collection::vec(0i64..200, 0..20),
+            counts in any::<[u8; 6]>(),
+            within in proptest::option::of((0i64..2, 0i64..14, 0i64..40, 0i64..50)),
+        ) {
+            let newest = at("2026-01-03T12:00:00Z");
+            let mut ago: Vec<i64> = hours.into_iter().chain(near).map(|h| h * 1800).collect();
+            ago.sort_unstable();
+            let all: Vec<Candidate> = ago.iter().enumerate().map(|(n, ago)| {
+                Candidate { sequence: 1000 - n as u64, ..candidate(n, newest - ago) }
+            }).collect();
+            let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|c| match c % 9 {
+                8 => Rules::ALL,
+                n => u32::from(n),
+            });
+            let within = within.map(|(y, m, d, h)| Span::new().years(y).months(m).days(d).hours(h));
+            let rules = Rules { last, hourly, daily, weekly, monthly, yearly, within, ..rules() };
+            prop_assume!(!rules.are_none() && within.is_none_or(|w| !w.is_zero()));
+            let ours: Vec<bool> = decide(&rules, &all, newest).iter().map(|d| d.keep).collect();
+            prop_assert_eq!(ours, restic(&rules, &all));
+        }
+
+        /// Whatever the rules: the newest verified and the newest complete are kept, more rules never keep less, bad ones change nothing.
         #[test]
         fn rules_only_ever_add(
-            offsets in proptest::collection::vec((0i64..400*86400, any::<bool>(), any::<bool>()), 1..40),
+            offsets in proptest::collection::vec((0i64..400*86400, any::<[bool; 3]>()), 1..40),
             counts in any::<[u8; 6]>(),
         ) {
             let now = at("2026-01-01T00:00:00Z");
-            let all: Vec<Candidate> = offsets.iter().enumerate().map(|(n, (ago, verified, suspect))| {
-                Candidate { verified: *verified, suspect: *suspect, ..candidate(n, now - ago) }
+            let all: Vec<Candidate> = offsets.iter().enumerate().map(|(n, (ago, is))| {
+                let [verified, suspect, incomplete] = *is;
+                Candidate { verified, suspect, incomplete, ..candidate(n, now - ago) }
             }).collect();
             let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|c| u32::from(c % 5));
             let rules = Rules { last, hourly, daily, weekly, monthly, yearly, ..rules() };
@@ -473,6 +741,12 @@ mod tests {
             let mut sorted = all.clone();
             sorted.sort_by(|a, b| b.age().cmp(&a.age()));
             if let Some(newest) = sorted.iter().find(|c| c.verified && !c.suspect) {
+                prop_assert!(base.contains(&newest.id));
+            }
+            for newest in [
+                sorted.iter().find(|c| c.verified),
+                sorted.iter().find(|c| !c.incomplete && !c.suspect),
+            ].into_iter().flatten() {
                 prop_assert!(base.contains(&newest.id));
             }
             let more = Rules { last: last + 1, ..rules.clone() };

@@ -424,7 +424,7 @@ fn a_policy_alone_keeps_what_it_says_and_never_less_than_the_last_good_one() {
             (
                 ids[2].clone(),
                 true,
-                "newest good one: kept whatever the policy says".into()
+                "newest that is not suspect: kept whatever the policy says".into()
             ),
             (ids[1].clone(), false, "the policy does not keep it".into()),
             (ids[0].clone(), true, "policy: audit".into()),

@@ -548,11 +548,50 @@ fn a_second_host_is_let_in_and_keeps_to_itself() {
     assert_eq!(left.iter().filter(|b| b["readable"] == true).count(), 3);
     let other = seen.iter().find(|b| b["readable"] == false).unwrap();
     let other = other["writer"].as_str().unwrap();
-    let of = second.run(&["forget", "pipeline.toml", "--of", other]);
+    // What is known of another's backups takes an identity: without, nothing is decided.
+    let blind = second
+        .essrun()
+        .run(&["forget", "pipeline.toml", "--of", other, "--confirm"])
+        .expect_stderr(&["refused", "--identity"]);
+    assert_ne!(blind.code(), Some(0), "{blind}");
+    assert_eq!(list(&first).len(), 4, "nothing was forgotten");
+    let of = second.run(&["forget", "pipeline.toml", "--of", other, "--identity", identity]);
     assert_eq!(of.stdout.matches("would forget").count(), 2, "{of}");
     for host in [&first, &second] {
         host.run(&["check", "pipeline.toml", "--identity", identity]);
     }
+}
+
+/// Two pipelines with one key: each has rules of its own, and pushes none of the other's backups out.
+#[test]
+fn a_pipeline_forgets_none_of_another_one_with_the_same_key() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(folder.path().join("pipeline.toml")).unwrap();
+    let other = text.replace("name = \"folder\"", "name = \"other\"");
+    std::fs::write(folder.path().join("other.toml"), other).unwrap();
+    for pipeline in ["pipeline.toml", "pipeline.toml", "other.toml", "other.toml"] {
+        folder.run(&[pipeline]);
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    let said = folder.essrun().run_json(&["forget", "pipeline.toml", "--confirm"]);
+    let said = said.expect_success();
+    let event = said.events_of("forget").next().unwrap();
+    assert_eq!(event["other-pipelines"], 2, "{said}");
+    assert_eq!(event["others"], 0, "{said}");
+    let keeps: Vec<bool> = (event["decisions"].as_array().unwrap().iter())
+        .map(|d| d["keep"].as_bool().unwrap())
+        .collect();
+    assert_eq!(keeps, [true, false], "{said}");
+    let left = folder.essrun().run_json(&["list", "pipeline.toml"]).events.len();
+    assert_eq!(left, 3);
+    // What anyone can read of it says no more than that.
+    let stones = folder.objects("tombstones");
+    assert_eq!(stones.len(), 1);
+    let claim = std::fs::read_to_string(&stones[0]).unwrap();
+    assert!(claim.contains("\"reason\":\"retention\""), "{claim}");
+    let words = folder.run(&["forget", "other.toml"]);
+    assert!(words.stdout.contains("left alone: 1 of other pipelines"), "{words}");
+    assert_eq!(words.stdout.matches("would forget").count(), 1, "{words}");
 }
 
 /// A writer key that is lost: nothing else is.
@@ -612,10 +651,11 @@ fn a_reader_written_from_the_documentation_restores_a_table_and_a_file_tree() {
     site.database("data");
     site.fill(
         "data",
-        "CREATE TABLE events (id bigint PRIMARY KEY, body text, at timestamptz, raw bytea);
+        "CREATE TABLE events (id bigserial PRIMARY KEY, body text, at timestamptz, raw bytea);
          INSERT INTO events SELECT n, repeat(md5(n::text), 3) || E'\\t\\\\ünï', now(), decode(md5(n::text), 'hex')
            FROM generate_series(1, 30000) n;
-         INSERT INTO events VALUES (0, NULL, NULL, NULL);",
+         INSERT INTO events VALUES (0, NULL, NULL, NULL);
+         SELECT setval('events_id_seq', 30000);",
     );
     let files = site.folder("files/deep/er");
     std::fs::write(files.join("plain"), vec![7u8; 300_000]).unwrap();
@@ -669,41 +709,60 @@ fn a_reader_written_from_the_documentation_restores_a_table_and_a_file_tree() {
     assert_eq!(sizes(&target), sizes(&site.path().join("files")));
     let list = String::from_utf8(read(&["list"])).unwrap();
     assert!(list.contains("postgres-table  other/main/public.events"), "{list}");
-    let rows = read(&["cat", "latest", "other/main/public.events"]);
-    let ddl = read(&["cat", "latest", "other/main/ddl-pre-data"]);
-    let copy = site.path().join("rows");
-    std::fs::write(&copy, rows).unwrap();
-    let facts = site
-        .essrun()
-        .run_json(&["show", "pipeline.toml", "--artifacts"])
-        .expect_success();
-    assert!(facts.stdout.contains("public.events"));
-    let ddl = String::from_utf8(ddl).unwrap();
-    assert!(ddl.contains("CREATE TABLE \"public\".\"events\""), "{ddl}");
-    // The manifest says in which format the rows are; the reader hands out bytes.
-    let format = if std::fs::read(&copy).unwrap().starts_with(b"PGCOPY\n") {
-        "binary"
-    } else {
-        "text"
-    };
+    // The database is made from what the backup says of it, its tables by the SQL in it.
+    let text = |rest: &[&str]| String::from_utf8(read(rest)).unwrap();
+    let cat = |name: &str| text(&["cat", "latest", &format!("other/main/{name}")]);
+    let facts: serde_json::Value = serde_json::from_str(&cat("database")).unwrap();
+    let fact = |name: &str| facts[name].as_str().unwrap().replace('\'', "''");
+    assert_eq!(fact("locale_provider"), "c");
     site.sql(
         "postgres",
-        "CREATE DATABASE again ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0",
+        &format!(
+            "CREATE DATABASE again TEMPLATE template0 ENCODING '{}' LC_COLLATE '{}' LC_CTYPE '{}' OWNER \"{}\"",
+            fact("encoding"),
+            fact("collate"),
+            fact("ctype"),
+            fact("owner")
+        ),
     );
-    site.sql(
-        "again",
-        "CREATE TABLE events (id bigint, body text, at timestamptz, raw bytea)",
+    let script = |sql: &str| {
+        site.cluster
+            .psql_script("again", &format!("SET client_encoding = 'UTF8';\n{sql}"))
+            .unwrap()
+    };
+    script(&cat("ddl-pre-data"));
+    let meta: serde_json::Value = serde_json::from_str(&text(&["meta", "latest", "other/main/public.events"])).unwrap();
+    assert_eq!(meta["kind"], "postgres-table");
+    let meta = &meta["meta"];
+    let columns = meta["columns"].as_array().unwrap().iter();
+    let columns: Vec<String> = columns.map(|c| format!("\"{}\"", c.as_str().unwrap())).collect();
+    let copy = format!(
+        "COPY {}.{} ({}) FROM STDIN (FORMAT {})",
+        meta["schema"].as_str().unwrap(),
+        meta["table"].as_str().unwrap(),
+        columns.join(", "),
+        meta["format"].as_str().unwrap()
     );
-    let made_readable = Command::new("chmod")
-        .args(["-R", "a+rX"])
-        .arg(site.path())
-        .status()
+    let rows = site.path().join("rows");
+    std::fs::write(&rows, read(&["cat", "latest", "other/main/public.events"])).unwrap();
+    let mut psql = site.cluster.client("psql");
+    let loaded = psql
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", &copy])
+        .env("PGDATABASE", "again")
+        .env("PGCLIENTENCODING", "UTF8")
+        .stdin(std::fs::File::open(&rows).unwrap())
+        .output()
         .unwrap();
-    assert!(made_readable.success());
-    site.sql(
-        "again",
-        &format!("COPY events FROM '{}' (FORMAT {format})", copy.display()),
-    );
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    script(&cat("sequences"));
+    script(&cat("ddl-post-data"));
     let digest = "SELECT count(*) || md5(string_agg(e::text, '|' ORDER BY id)) FROM events e";
     assert_eq!(site.sql("again", digest), site.sql("data", digest));
+    // Keys, sequences, defaults and owners are those that were.
+    let shape = "SELECT string_agg(format('%s %s %s %s', relname, relkind, relowner::regrole, pg_get_indexdef(oid)), E'\\n' \
+                 ORDER BY relname) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
+    assert_eq!(site.sql("again", shape), site.sql("data", shape));
+    assert!(site.sql("again", shape).contains("events_pkey"));
+    let next = "INSERT INTO events (body) VALUES ('next') RETURNING id";
+    assert_eq!(site.sql("again", next), site.sql("data", next));
 }

@@ -3,7 +3,8 @@
 
 use crate::cli::ForgetArgs;
 use crate::ui::Ui;
-use essrun_pipeline::{Pipeline, PipelineError, retention};
+use essrun_pipeline::retention::{self, ForgetOptions};
+use essrun_pipeline::{Pipeline, PipelineError};
 
 pub async fn run(args: ForgetArgs, ui: &Ui) -> Result<(), PipelineError> {
     let pipeline = Pipeline::load(&args.pipeline)?;
@@ -20,7 +21,12 @@ pub async fn run(args: ForgetArgs, ui: &Ui) -> Result<(), PipelineError> {
         });
         return Ok(());
     }
-    let forgetting = retention::forget(&pipeline, args.of.as_deref(), args.confirm).await?;
+    let options = ForgetOptions {
+        of_writer: args.of,
+        identities: args.identity,
+        confirm: args.confirm,
+    };
+    let forgetting = retention::forget(&pipeline, &options).await?;
     ui.answer(&forgetting, || forgetting.text());
     forgetting.into_error()
 }

@@ -101,7 +101,7 @@ pub async fn explain(
                 one(&policy, question, &ask.restore(backup, reporter.as_ref()).await?).await?
             }
             (Question::Retention, about) => {
-                let considered = retention::consider(pipeline, &repository, Some(&policy), None).await?;
+                let considered = retention::consider(pipeline, &repository, Some(&policy)).await?;
                 let mut explained = one(&policy, question, &considered.input).await?;
                 let wanted = about.as_ref().map(|b| &b.summary().id);
                 explained.decisions = considered.decisions;
