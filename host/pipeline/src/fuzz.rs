@@ -3,13 +3,16 @@
 
 use crate::Pipeline;
 use crate::body::BackupBody;
-use crate::repo::{DrillNote, parse_subset};
+use crate::repo::{self, DrillNote, parse_subset};
+use crate::standing::State;
+use essrun_artifact::{ArtifactName, ArtifactRecord, ChunkList, Content, Sensitivity};
+use essrun_postgres::dump::{TableMeta, table_contents};
 use std::path::Path;
 
 /// A decoder, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: &[Target] = &[("body", body), ("toml", toml)];
+pub const TARGETS: &[Target] = &[("body", body), ("meta", meta), ("toml", toml)];
 
 /// A pipeline file. What it names is not opened, but a file of recipients would be read.
 pub fn toml(data: &[u8]) {
@@ -45,6 +48,61 @@ pub fn body(data: &[u8]) {
         && let Ok((k, n)) = parse_subset(text)
     {
         assert!((1..=n).contains(&k));
+    }
+}
+
+/// Read, written and read again it is the same.
+fn twice<T: serde::de::DeserializeOwned + serde::Serialize>(data: &[u8]) -> Option<T> {
+    let read: T = serde_json::from_slice(data).ok()?;
+    let written = serde_json::to_value(&read).unwrap();
+    let again: T = serde_json::from_value(written.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&again).unwrap(), written);
+    Some(read)
+}
+
+/// What makers keep beside an artifact, and the facts of a database: the first byte says which. All of it comes out of a
+/// manifest, and is read before a restore does anything.
+pub fn meta(data: &[u8]) {
+    let Some((kind, json)) = data.split_first() else { return };
+    let (kind, table) = match kind {
+        b't' => (essrun_postgres::dump::KIND_TABLE, true),
+        b's' => (essrun_sqlite::KIND, false),
+        b'v' => (essrun_volume::KIND, false),
+        b'd' => return drop(twice::<essrun_postgres::dump::DatabaseFacts>(json)),
+        b'b' => {
+            if let Some(body) = twice::<BackupBody>(json) {
+                let missing = body.missing().len();
+                assert_eq!(
+                    crate::standing::Standing::of_result(body).state == State::Normal,
+                    missing == 0
+                );
+            }
+            return;
+        }
+        _ => return,
+    };
+    drop(twice::<essrun_sqlite::SqliteMeta>(json));
+    drop(twice::<essrun_volume::VolumeMeta>(json));
+    let Ok(meta) = serde_json::from_slice(json) else { return };
+    let record = ArtifactRecord {
+        name: ArtifactName::new("a/b").unwrap(),
+        kind: kind.to_owned(),
+        sensitivity: Sensitivity::Internal,
+        meta,
+        content: Content {
+            bytes: 5,
+            chunks: ChunkList::Inline(Vec::new()),
+        },
+    };
+    let _ = (repo::items(&record), repo::size(&record));
+    if let Ok(meta) = TableMeta::of(&record) {
+        // Every part is there, the first one being the artifact's own.
+        let contents = table_contents(&record).unwrap();
+        assert_eq!(contents.len(), meta.parts.len());
+        assert_eq!(contents[0], record.content);
+        if table {
+            assert_eq!(repo::size(&record), meta.bytes);
+        }
     }
 }
 

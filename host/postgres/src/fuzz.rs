@@ -1,4 +1,4 @@
-//! The doors that fuzzers come in by: scripts of definitions, fragments of SQL, connection strings.
+//! The doors that fuzzers come in by: scripts of definitions, fragments of SQL, connection strings, rows.
 //!
 //! Whatever comes in, nothing may panic, and what is accepted must hold what the rest of the room relies on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,6 +13,7 @@ pub const TARGETS: &[Target] = &[
     ("connection", connection),
     ("definitions", definitions),
     ("fragment", fragment),
+    ("tap", tap),
 ];
 
 /// A `pg_dump` script, as it is read at the restore.
@@ -77,6 +78,11 @@ pub fn fragment(data: &[u8]) {
 pub fn connection(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     connection::fuzz_parse(text);
+}
+
+/// What a server says while a COPY is under way.
+pub fn tap(data: &[u8]) {
+    connection::fuzz_tap(data);
 }
 
 #[cfg(test)]

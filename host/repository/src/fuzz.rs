@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("manifest", manifest),
     ("names", names),
     ("pack", pack),
+    ("range", range),
     ("revision", revision),
     ("signed", signed),
 ];
@@ -263,6 +264,57 @@ pub fn envelope(data: &[u8]) {
     }
     let back = envelope::open_sealed("x", &here.core.identities, &sealed.bytes, PLAIN).unwrap();
     assert_eq!(back, &data[..data.len().min(PLAIN)]);
+}
+
+/// A stretch of an age file of which a header and some blocks are at hand, some of them not those that were asked for.
+/// Numbers of three bytes say which stretch, of how many fetched bytes from where, and which bits are flipped.
+pub fn range(data: &[u8]) {
+    static SEALED: OnceLock<(Vec<u8>, envelope::Sealed)> = OnceLock::new();
+    let here = place();
+    let (plain, sealed) = SEALED.get_or_init(|| {
+        let plain: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
+        let mut sealer = Sealer::new(&here.recipients, plain.len()).unwrap();
+        sealer.write(&plain).unwrap();
+        (plain, sealer.finish().unwrap())
+    });
+    let mut numbers = data
+        .chunks_exact(3)
+        .map(|n| u64::from(u32::from_be_bytes([0, n[0], n[1], n[2]])));
+    let mut number = || numbers.next().unwrap_or(0);
+    let (from, to) = (number(), number());
+    let honest = envelope::sealed_range(sealed.payload_offset, sealed.bytes.len() as u64, from, to);
+    // What is fetched, and where it is said to be from; an even shift forward, an odd one back.
+    let shifted = |by: u64, at: u64| match by % 2 {
+        0 => at.saturating_add(by / 2),
+        _ => at.saturating_sub(by / 2 + 1),
+    };
+    let end = sealed.bytes.len() as u64;
+    let (start, stop, said) = (
+        shifted(number(), honest.start).min(end),
+        shifted(number(), honest.end).min(end),
+        shifted(number(), honest.start),
+    );
+    let mut blocks = sealed.bytes[start as usize..(stop.max(start)) as usize].to_vec();
+    let cut = shifted(number(), sealed.payload_offset).min(end);
+    let mut header = sealed.bytes[..cut as usize].to_vec();
+    for (bits, bytes) in [(number(), &mut blocks), (number(), &mut header)] {
+        if let Some(byte) = bytes.get_mut((bits >> 8) as usize) {
+            *byte ^= bits as u8;
+        }
+    }
+    let intact = blocks == sealed.bytes[honest.start as usize..honest.end.max(honest.start) as usize]
+        && header == sealed.bytes[..sealed.payload_offset as usize]
+        && said == honest.start;
+    let identities = &here.core.identities;
+    let read = envelope::open_range("x", identities, header.into(), blocks.into(), said, from, to);
+    let wanted = plain.get(from as usize..to as usize);
+    match (&read, wanted) {
+        // Whatever was handed in: these bytes or none.
+        (Ok(read), _) if from < to => assert_eq!(Some(read.as_slice()), wanted),
+        (Ok(read), _) => assert!(read.is_empty()),
+        (Err(e), Some(wanted)) => assert!(!intact || wanted.is_empty(), "{from}..{to}: {e}"),
+        (Err(_), None) => {}
+    }
 }
 
 /// A list of needed objects.

@@ -28,8 +28,8 @@ const READ: usize = 128 << 10;
 const COPY_DATA: u8 = b'd';
 /// Tag and length.
 const HEADER: usize = 5;
-const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const BINARY_END: &[u8] = b"\xff\xff";
+pub(super) const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(super) const BINARY_END: &[u8] = b"\xff\xff";
 
 /// What a COPY's messages are, and what of it is wanted. In binary format each COPY has a header and an end mark of
 /// its own; of all parts of a table only the first keeps the header and only the last the mark, so that the parts in
@@ -191,7 +191,8 @@ impl Gather {
             self.batch = Batch::default();
             return Poll::Ready(());
         }
-        self.from = None;
+        // A message of which nothing was gathered yet begins the next batch.
+        self.from = self.from.filter(|from| *from == self.batch.bytes.len()).map(|_| 0);
         let full = std::mem::take(&mut self.batch);
         if self.sender.start_send(Ok(full)).is_err() {
             self.broken = true;
@@ -534,6 +535,24 @@ mod tests {
             let heard = hear(&said, pieces, Form::Text).await;
             assert!(heard.bytes == [b"a\n".to_vec(), long.clone(), b"b\n".to_vec()].concat());
             assert!(heard.rows == 3 && heard.batches > 3 && heard.ended);
+        }
+    }
+
+    /// A batch that a slow reader lets grow long is handed on when the next message begins, which may be the end mark.
+    #[tokio::test]
+    async fn an_end_mark_is_seen_behind_a_batch_that_had_to_wait() {
+        let long = vec![7u8; LONG];
+        let both = Form::Binary {
+            first: true,
+            last: false,
+        };
+        for rows in 1..9 {
+            let mut said = vec![row(BINARY_HEADER)];
+            said.extend((0..rows).map(|_| row(&long)));
+            said.extend([row(BINARY_END), message(b'c', b"")]);
+            let heard = hear(&said, &[1 << 20], both).await;
+            assert_eq!((heard.rows, heard.why, heard.ended), (rows, None, true));
+            assert!(heard.bytes == [BINARY_HEADER.to_vec(), long.repeat(rows as usize)].concat());
         }
     }
 
