@@ -26,6 +26,8 @@ mod forget;
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod hostile;
 mod index_object;
 pub mod keys;

@@ -59,7 +59,7 @@ impl Backup {
     pub(crate) async fn begin(core: Arc<Core>, start: BackupStart) -> Result<Self, RepositoryError> {
         needs_recipient(&core, start.sensitivity, "what this backup takes")?;
         let writer = core.writer()?.clone();
-        let time = jiff::Timestamp::now();
+        let time = crate::core::time();
         let id = BackupId::make(time);
         // First be seen, then look: see the leases' own page.
         let lease = Lease::begin(core.clone(), id.clone()).await?;
