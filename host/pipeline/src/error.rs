@@ -150,6 +150,15 @@ impl PipelineError {
         }
     }
 
+    /// Of a backup: the repository's fault, or that of what is read.
+    pub(crate) fn taking(what: impl Into<String>, problem: impl Blame) -> Self {
+        let what = what.into();
+        match problem.of_repository() {
+            true => PipelineError::repository(format!("{what}: {problem}")),
+            false => PipelineError::source(what, problem),
+        }
+    }
+
     pub fn source(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         PipelineError::Source {
             what: what.into(),
@@ -173,6 +182,11 @@ pub(crate) enum Blamed {
 /// Tells a backup that cannot be read from a target that cannot be written, or may not be.
 pub(crate) trait Blame: std::fmt::Display {
     fn blame(&self) -> Blamed;
+
+    /// The repository itself failed, whatever it was asked for.
+    fn of_repository(&self) -> bool {
+        false
+    }
 }
 
 impl Blame for essrun_postgres::Error {
@@ -187,6 +201,10 @@ impl Blame for essrun_postgres::Error {
             essrun_postgres::Error::Server { code, .. } if gave_out(code) => Blamed::Circumstances,
             _ => Blamed::Target,
         }
+    }
+
+    fn of_repository(&self) -> bool {
+        matches!(self, essrun_postgres::Error::Keep(_))
     }
 }
 
@@ -234,6 +252,10 @@ impl Blame for essrun_volume::VolumeError {
             _ => Blamed::Target,
         }
     }
+
+    fn of_repository(&self) -> bool {
+        matches!(self, essrun_volume::VolumeError::Keep(_))
+    }
 }
 
 impl Blame for essrun_sqlite::SqliteError {
@@ -247,6 +269,10 @@ impl Blame for essrun_sqlite::SqliteError {
             essrun_sqlite::SqliteError::Io { source, .. } => source.blame(),
             _ => Blamed::Target,
         }
+    }
+
+    fn of_repository(&self) -> bool {
+        matches!(self, essrun_sqlite::SqliteError::Keep(_))
     }
 }
 

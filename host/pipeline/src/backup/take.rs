@@ -36,7 +36,7 @@ pub async fn everything(
                 Some(snapshot) => database(one, snapshot, &label, plan, &writer, &progress).await,
                 None => Err(PipelineError::Internal(format!("{label} has no snapshot"))),
             };
-            if let Err(e) = result {
+            if let Err(e) = goes_on(result)? {
                 one.fail(&e, reporter.as_ref());
                 break;
             }
@@ -48,12 +48,21 @@ pub async fn everything(
     reporter.event(Event::Phase { phase: "archive" });
     let previous = Previous::open(pipeline, repository).await;
     for one in components.iter_mut().filter(|c| c.failed.is_none()) {
-        if let Err(e) = files(one, &previous, &writer, options, pipeline, &progress).await {
+        let result = files(one, &previous, &writer, options, pipeline, &progress).await;
+        if let Err(e) = goes_on(result)? {
             one.fail(&e, reporter.as_ref());
         }
     }
     // What a failed component left half-way must be stored all the same before anything is committed.
     orderly.ended().await.map_err(PipelineError::repository)
+}
+
+/// What fails a component only; the repository's failure ends the run.
+fn goes_on(result: Result<(), PipelineError>) -> Result<Result<(), PipelineError>, PipelineError> {
+    match result {
+        Err(e @ PipelineError::Repository { .. }) => Err(e),
+        result => Ok(result),
+    }
 }
 
 async fn database(
@@ -69,7 +78,7 @@ async fn database(
     let classify: dump::Classify = Arc::new(move |name: &ArtifactName| load::sensitivity(&classes, rest(name)));
     let report = dump::execute(snapshot, plan, &prefix, writer.clone(), classify, progress.clone())
         .await
-        .map_err(|e| PipelineError::source(prefix, e))?;
+        .map_err(|e| PipelineError::taking(prefix, e))?;
     for table in &report.tables {
         one.plan
             .facts
@@ -101,7 +110,7 @@ async fn files(
         let report = copy
             .store(name.clone(), sensitivity, writer.clone(), progress.clone())
             .await
-            .map_err(|e| PipelineError::source(name.to_string(), e))?;
+            .map_err(|e| PipelineError::taking(name.to_string(), e))?;
         one.artifacts += 1;
         let problems = report.meta.integrity_problems;
         if !problems.is_empty() {
@@ -132,7 +141,7 @@ async fn files(
         };
         let report = essrun_volume::archive::execute(volume, request, archive, writer.clone(), progress.clone())
             .await
-            .map_err(|e| PipelineError::source(name.to_string(), e))?;
+            .map_err(|e| PipelineError::taking(name.to_string(), e))?;
         one.artifacts += 1;
         if let Some((path, holds)) = report.known.first.first() {
             known::seen(one, &label, path, holds)?;
