@@ -384,6 +384,6 @@ fn a_superuser_does_not_restore_for_plugins() {
     );
     let admin = site.cluster.uri_as("restorer:pw", "postgres");
     site.set_env("SLACK_ADMIN_DB", &admin);
-    site.with_identity("restore", &["--yes"]).expect_success();
+    site.with_identity("restore", &["--replace", "--yes"]).expect_success();
     assert_eq!(site.sql("slack", "SELECT count(*) FROM message"), "5000");
 }
