@@ -113,7 +113,8 @@ CREATE TABLE message (rowid BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY, bri
 CREATE TABLE crypto_account (account_id TEXT PRIMARY KEY, device_id TEXT, shared BOOLEAN NOT NULL, sync_token TEXT NOT NULL, account BYTEA NOT NULL);
 CREATE TABLE whatsmeow_device (jid TEXT PRIMARY KEY, registration_id BIGINT CHECK (registration_id >= 0 AND registration_id < 4294967296),
   noise_key BYTEA NOT NULL CHECK (length(noise_key) = 32), identity_key BYTEA NOT NULL CHECK (length(identity_key) = 32),
-  adv_key BYTEA, push_name TEXT NOT NULL DEFAULT '');
+  signed_pre_key BYTEA NOT NULL, signed_pre_key_sig BYTEA NOT NULL, adv_key BYTEA NOT NULL, adv_details BYTEA NOT NULL,
+  adv_account_sig BYTEA NOT NULL, adv_account_sig_key BYTEA NOT NULL, adv_device_sig BYTEA NOT NULL, push_name TEXT NOT NULL DEFAULT '');
 CREATE TABLE whatsmeow_sessions (our_jid TEXT REFERENCES whatsmeow_device (jid) ON DELETE CASCADE, their_id TEXT, session BYTEA, PRIMARY KEY (our_jid, their_id));
 CREATE TABLE whatsmeow_identity_keys (our_jid TEXT REFERENCES whatsmeow_device (jid) ON DELETE CASCADE, their_id TEXT, identity BYTEA NOT NULL CHECK (length(identity) = 32), PRIMARY KEY (our_jid, their_id));
 CREATE TABLE whatsmeow_retry_buffer (our_jid TEXT, plaintext BYTEA, timestamp BIGINT);
@@ -124,7 +125,8 @@ INSERT INTO ghost VALUES ('', '1', '', '[]');
 INSERT INTO user_portal VALUES ('', '@a:example.org', '491500', '1@g.us', NULL);
 INSERT INTO message (bridge_id, id, mxid, timestamp, metadata) SELECT '', n, '$' || n, n, '{"a": "\\"}' FROM generate_series(1, 100) n;
 INSERT INTO crypto_account VALUES ('@bot:example.org', 'DEV', true, '', '\x00ff5c4e0a');
-INSERT INTO whatsmeow_device SELECT '1@s.whatsapp.net', 4294967295, decode(repeat('00', 32), 'hex'), decode(repeat('5c', 32), 'hex');
+INSERT INTO whatsmeow_device SELECT '1@s.whatsapp.net', 4294967295, decode(repeat('00', 32), 'hex'), decode(repeat('5c', 32), 'hex'),
+  k, s, k, '\x0a', s, k, s FROM (SELECT decode(repeat('0a', 32), 'hex') AS k, decode(repeat('0b', 64), 'hex') AS s) x;
 INSERT INTO whatsmeow_sessions VALUES ('1@s.whatsapp.net', '2', '\x0a');
 INSERT INTO whatsmeow_identity_keys VALUES ('1@s.whatsapp.net', '2', decode(repeat('ff', 32), 'hex'));
 INSERT INTO whatsmeow_retry_buffer VALUES ('1@s.whatsapp.net', convert_to('in clear', 'UTF8'), 1);
