@@ -15,7 +15,7 @@ pub fn verify(backup: &BackupView, settings: &Settings) -> Result<Vec<Finding>, 
             "there is no database beside which these parts are restored, so nothing was compared with it",
             "restore the database of the same backup as well",
         ));
-        config::verify(&mut findings, backup)?;
+        config::verify(&mut findings, backup, &[], settings)?;
         return Ok(findings.into());
     }
     let tables = facts::known_schema()?;
