@@ -4,10 +4,13 @@
 mod common;
 
 use common::{AWKWARD, PREFIX, assert_same, connection, contents, create, drill, dump, try_dump, try_restore};
-use essrun_artifact::BackupReader;
-use essrun_postgres::dump::{DumpRequest, Format, FormatPolicy, RowFilter, TableMeta, TableRule};
+use essrun_artifact::memory::MemoryBackup;
+use essrun_artifact::{BackupReader, NoProgress, Sensitivity};
+use essrun_postgres::SnapshotGroup;
+use essrun_postgres::dump::{self, DumpRequest, Format, FormatPolicy, RowFilter, TableMeta, TableRule};
 use essrun_postgres::restore::RestoreOptions;
 use essrun_testkit::postgres::Cluster;
+use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn awkward_databases_come_back_whole() {
@@ -280,6 +283,43 @@ async fn a_migration_has_the_right_of_way() {
     assert!(error.to_string().contains("migration"), "{error}");
     migration.run("m", "COMMIT").await.unwrap();
     assert!(try_dump(&source, &request).await.is_ok());
+}
+
+/// Synapse drops tables of its own while it runs. Who waits for that stands before everybody who comes later, our own
+/// workers included; so those tables are read by the session that holds them already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_somebody_waits_to_drop_is_read_all_the_same() {
+    let cluster = Cluster::start(&[]).unwrap();
+    create(
+        &cluster,
+        "s",
+        "CREATE TABLE gone (x int); INSERT INTO gone SELECT generate_series(1, 1000);
+         CREATE TABLE kept (x int); INSERT INTO kept VALUES (1)",
+    );
+    let source = connection(&cluster, "s");
+    let group = SnapshotGroup::single("main", &source).await.unwrap();
+    let snapshot = &group.snapshots()[0];
+    let mut plan = dump::plan(snapshot, &DumpRequest::default()).await.unwrap();
+    dump::hold(snapshot, &mut plan).await.unwrap();
+    let dropping = essrun_postgres::Session::open(&source).await.unwrap();
+    let drop = tokio::spawn(async move { dropping.run("drop", "DROP TABLE public.gone").await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+    while cluster.psql("s", waits).unwrap() != "1" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let backup = MemoryBackup::new();
+    let writer = Arc::new(backup.clone());
+    let secret: dump::Classify = Arc::new(|_| Sensitivity::Secret);
+    let report = dump::execute(snapshot, plan, PREFIX, writer, secret, Arc::new(NoProgress))
+        .await
+        .unwrap();
+    assert_eq!(report.rows, 1001);
+    assert!(!drop.is_finished());
+    std::mem::drop(group);
+    drop.await.unwrap().unwrap();
+    try_restore(backup.commit().unwrap(), &connection(&cluster, "back"), &drill("back"))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

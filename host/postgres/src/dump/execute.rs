@@ -22,6 +22,8 @@ struct Work {
     tables: Vec<PlannedTable>,
     /// (table, part), in the order in which they are to be taken.
     queue: Mutex<VecDeque<(usize, usize)>>,
+    /// Those of tables that somebody waits to alter: only the holder of the snapshot may still read them.
+    waiting: Mutex<Vec<(usize, usize)>>,
     /// Finished parts by table; `None` while open.
     parts: Mutex<Vec<Vec<Option<TablePart>>>>,
     reports: Mutex<Vec<TableReport>>,
@@ -89,6 +91,7 @@ pub(super) async fn execute(
         parts: Mutex::new(plan.tables.iter().map(|t| vec![None; t.parts.len()]).collect()),
         tables: plan.tables.clone(),
         queue: Mutex::new(queue.into()),
+        waiting: Mutex::new(Vec::new()),
         reports: Mutex::new(Vec::new()),
         prefix: prefix.to_owned(),
         writer: writer.clone(),
@@ -144,6 +147,10 @@ pub(super) async fn execute(
                 what: "a dump worker".to_owned(),
                 why: e.to_string(),
             })??;
+        }
+        let waiting = std::mem::take(&mut *locked(&work.waiting));
+        for part in waiting {
+            rows_of(&work, snapshot.holder(), &mut lane, part).await?;
         }
         // A session of its own: the workers' would show the snapshot.
         let now = Session::open(snapshot.connection()).await?;
@@ -220,32 +227,61 @@ async fn rows(work: &Work, session: Session) -> Result<()> {
         let next = locked(&work.queue).pop_front();
         let Some((t, p)) = next else { break };
         let Some(table) = work.tables.get(t) else { break };
-        let name = artifact_name(&work.prefix, &table.table)?;
-        if p == 0 {
-            work.progress.started(name.as_str(), Some(table.size_bytes));
-        }
-        let part = copy::part(&session, table, p, &mut lane, work.progress.as_ref(), name.as_str()).await?;
-        let finished = {
-            let mut parts = locked(&work.parts);
-            let slots = parts.get_mut(t);
-            slots.and_then(|slots| {
-                if let Some(slot) = slots.get_mut(p) {
-                    *slot = Some(part);
-                }
-                slots
-                    .iter()
-                    .all(Option::is_some)
-                    .then(|| slots.drain(..).flatten().collect::<Vec<_>>())
-            })
-        };
-        if let Some(parts) = finished {
-            record(work, table, name.clone(), parts).await?;
-            work.progress.finished(name.as_str());
+        match may_read(&session, table).await? {
+            true => rows_of(work, &session, &mut lane, (t, p)).await?,
+            false => locked(&work.waiting).push((t, p)),
         }
     }
     // The answer to this proves that the server ended the last COPY well.
     session.run("end of the rows", "ROLLBACK").await?;
     lane.close().await?;
+    Ok(())
+}
+
+/// Locks a table for this session as the holder has locked it for the run. `false`: somebody waits for the holder to let
+/// go of it, and the server lets nobody else in before them. Waiting for that would be for ever.
+async fn may_read(session: &Session, table: &PlannedTable) -> Result<bool> {
+    let what = format!("lock {} for reading", table.table);
+    let lock = format!(
+        "SAVEPOINT essrun; LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT; RELEASE essrun",
+        table.table.quoted()
+    );
+    match session.run(&what, &lock).await {
+        Err(e) if e.code() == Some("55P03") => {
+            session.run(&what, "ROLLBACK TO essrun; RELEASE essrun").await?;
+            Ok(false)
+        }
+        other => other.map(|()| true),
+    }
+}
+
+/// One part, and the whole table's record where it was the last.
+async fn rows_of(work: &Work, session: &Session, lane: &mut Box<dyn Lane>, (t, p): (usize, usize)) -> Result<()> {
+    let Some(table) = work.tables.get(t) else {
+        return Ok(());
+    };
+    let name = artifact_name(&work.prefix, &table.table)?;
+    if p == 0 {
+        work.progress.started(name.as_str(), Some(table.size_bytes));
+    }
+    let part = copy::part(session, table, p, lane, work.progress.as_ref(), name.as_str()).await?;
+    let finished = {
+        let mut parts = locked(&work.parts);
+        let slots = parts.get_mut(t);
+        slots.and_then(|slots| {
+            if let Some(slot) = slots.get_mut(p) {
+                *slot = Some(part);
+            }
+            slots
+                .iter()
+                .all(Option::is_some)
+                .then(|| slots.drain(..).flatten().collect::<Vec<_>>())
+        })
+    };
+    if let Some(parts) = finished {
+        record(work, table, name.clone(), parts).await?;
+        work.progress.finished(name.as_str());
+    }
     Ok(())
 }
 
