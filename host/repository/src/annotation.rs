@@ -7,7 +7,8 @@
 //! stands for; that one counts for nothing from then on, and prune deletes it. Whom an annotation is sealed to is in its
 //! claim as a tag that only who holds the writer key can make sense of: a claim is public, and recipients are not.
 
-use crate::core::{Core, now};
+use crate::clock::now;
+use crate::core::Core;
 use crate::keys::{Recipients, WriterId, WriterKey};
 use crate::manifest::Manifest;
 use crate::names::Hash;

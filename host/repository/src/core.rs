@@ -6,6 +6,7 @@
 //! ([`crate::Options::trusted_writers`]), by holding the first writer's key, or by remembering what this host saw first.
 
 use crate::chunk_index::ChunkIndex;
+use crate::clock::now;
 use crate::keys::{Identity, Recipients, WriterId, WriterKey, WriterPublic};
 use crate::known::Known;
 use crate::manifest::{self, Head};
@@ -75,35 +76,6 @@ pub(crate) struct Core {
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Repository({} in {})", self.config.id, self.store.describe())
-    }
-}
-
-/// This host's clock.
-pub(crate) fn time() -> jiff::Timestamp {
-    let time = jiff::Timestamp::now();
-    #[cfg(test)]
-    let time = time + jiff::SignedDuration::from_secs(clock::ahead());
-    time
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> i64 {
-    time().as_second()
-}
-
-/// Makes time go by, for tests that run in one thread.
-#[cfg(test)]
-pub(crate) mod clock {
-    use std::cell::Cell;
-
-    thread_local!(static AHEAD: Cell<i64> = const { Cell::new(0) });
-
-    pub fn ahead() -> i64 {
-        AHEAD.get()
-    }
-
-    pub fn advance(seconds: i64) {
-        AHEAD.set(AHEAD.get() + seconds);
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Tombstones stay for ever: they stand in the chain for the manifests that prune deletes.
 
-use crate::core::{Core, now};
+use crate::clock::now;
+use crate::core::Core;
 use crate::keys::WriterId;
 use crate::manifest::Manifest;
 use crate::names::{self, Hash};

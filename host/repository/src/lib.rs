@@ -17,6 +17,7 @@
 mod annotation;
 mod check;
 mod chunk_index;
+mod clock;
 mod core;
 mod cutter;
 mod envelope;

@@ -412,7 +412,7 @@ pub(crate) async fn marked_damaged(core: &Core) -> Result<Vec<(ObjectName, BTree
 
 /// Marks objects: what is begun from now on does not rely on them.
 async fn mark(core: &Core, objects: Vec<String>, damaged: bool) -> Result<(), RepositoryError> {
-    let planned_at = crate::core::now();
+    let planned_at = crate::clock::now();
     let claim = Claim {
         repository: core.config.id.clone(),
         planned_at,

@@ -7,7 +7,8 @@
 //!
 //! A revision that is taken away brings an older list back: what has been pruned since is then missing, and is named.
 
-use crate::core::{Core, now};
+use crate::clock::now;
+use crate::core::Core;
 use crate::keys::{Recipients, WriterId};
 use crate::manifest::{Manifest, Sealed};
 use crate::names::{self, Hash, ListName, Sum};

@@ -79,7 +79,7 @@ async fn a_distrusted_writer_is_shut_out_and_so_is_whom_it_let_in() {
     let told_so = opened(&place, told(&place, "told", &[p], &[s])).await;
     assert_eq!(told_so.writers(), [p]);
     let listed: Vec<BackupId> = told_so.backups().await.unwrap().into_iter().map(|b| b.id).collect();
-    assert_eq!(listed, [first.id.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&first.id));
     // What they wrote is not believed, by name.
     let findings = told_so.check(CheckMode::Public).await.unwrap().findings;
     let forged = |below: &str| {

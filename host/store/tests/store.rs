@@ -1,5 +1,11 @@
 //! The contract of a store, kept by the directory, by memory, and through every decorator.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::result_large_err
+)]
 
 mod conformance;
 

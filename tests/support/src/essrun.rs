@@ -114,6 +114,9 @@ pub struct Essrun {
     run_as: Option<(u32, u32)>,
 }
 
+/// What is done to it while it runs.
+type Act<'a> = &'a mut dyn FnMut(&mut Child);
+
 impl Essrun {
     /// Runs in `dir`.
     #[track_caller]
@@ -187,7 +190,7 @@ impl Essrun {
         self.finish(&args, Some((at, &mut |_| act())))
     }
 
-    fn finish(&self, args: &[&str], at: Option<(Kill, &mut dyn FnMut(&mut Child))>) -> Outcome {
+    fn finish(&self, args: &[&str], at: Option<(Kill, Act<'_>)>) -> Outcome {
         let begun = Instant::now();
         let mut child = self
             .command(args)

@@ -240,6 +240,17 @@ pub async fn refuse_dangers(
     label: &str,
     inspector: &essrun_postgres::Inspector,
 ) -> Result<(), PipelineError> {
+    let hint = "give the component's database a role of its own that only reads it";
+    refuse_role(component, inspector, (label, "of"), hint).await
+}
+
+/// Of a role and a label, with what the one is to the other.
+pub async fn refuse_role(
+    component: &str,
+    inspector: &essrun_postgres::Inspector,
+    (label, is): (&str, &str),
+    hint: &str,
+) -> Result<(), PipelineError> {
     let found = inspector
         .role_dangers()
         .await
@@ -249,11 +260,11 @@ pub async fn refuse_dangers(
     }
     Err(PipelineError::refused(
         format!(
-            "component {component} comes from elsewhere, and the role {} of {label} {}",
+            "component {component} comes from elsewhere, and the role {} {is} {label} {}",
             found.role,
             found.dangers.join(", ")
         ),
-        "give the component's database a role of its own that only reads it",
+        hint,
     ))
 }
 

@@ -14,6 +14,7 @@ use crate::body::BackupBody;
 use crate::config::Pipeline;
 use crate::error::PipelineError;
 use crate::load::{self, Loaded};
+use crate::order;
 use crate::pace::{self, Estimate};
 use crate::repo::{self, DrillNote};
 use crate::report::Silent;
@@ -105,7 +106,8 @@ pub async fn runbook(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) ->
 
 async fn known(pipeline: &Pipeline, repository: &Repository, wanted: &str) -> Result<Known, PipelineError> {
     let backup = repo::read(pipeline, repository, wanted).await?;
-    let body = repo::body(backup.summary())?;
+    let mut body = repo::body(backup.summary())?;
+    order::recorded(&mut body, backup.artifacts());
     let standing = Standing::of(repository, backup.summary()).await?;
     let artifacts: Vec<ArtifactRecord> = backup
         .artifacts()

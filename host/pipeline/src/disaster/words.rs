@@ -236,7 +236,7 @@ fn what_there_is(t: &mut String, pipeline: &Pipeline, known: &Known) {
     }
     t.push('\n');
     t.push_str("| order | component | tier | lost without it |\n|---|---|---|---|\n");
-    for (n, c) in in_order(known).iter().enumerate() {
+    for (n, c) in known.body.components.iter().enumerate() {
         let state = if c.failed.is_some() {
             " **NOT IN THE BACKUP**"
         } else {
@@ -253,12 +253,6 @@ fn what_there_is(t: &mut String, pipeline: &Pipeline, known: &Known) {
         );
     }
     t.push('\n');
-}
-
-fn in_order(known: &Known) -> Vec<&ComponentBody> {
-    let mut components: Vec<&ComponentBody> = known.body.components.iter().collect();
-    components.sort_by_key(|c| (c.tier, c.name.clone()));
-    components
 }
 
 /// What a server must have before the first restore: a fresh one answers `role-missing` to it.
@@ -346,8 +340,8 @@ fn commands(t: &mut String, pipeline: &Pipeline, known: &Known) {
     t.push_str("essrun list \"$P\" --identity \"$I\"   # which backups there are, and which were drilled\n");
     t.push_str("essrun show \"$P\" --backup \"$B\" --identity \"$I\"   # what is in it\n");
     t.push_str("essrun plan \"$P\" --restore --backup \"$B\" --identity \"$I\"   # what would happen, and what stands in the way\n");
-    let whole: Vec<&ComponentBody> = in_order(known)
-        .into_iter()
+    let components = known.body.components.iter();
+    let whole: Vec<&ComponentBody> = components
         .filter(|c| c.failed.is_none() && pipeline.component(&c.name).is_some())
         .collect();
     let (first, later) = first_and_later(pipeline, &whole);
@@ -403,7 +397,7 @@ fn first_and_later<'a>(pipeline: &'a Pipeline, whole: &[&'a ComponentBody]) -> (
 
 fn said(t: &mut String, known: &Known) {
     t.push_str("## What each component said when it was backed up\n\n");
-    for c in in_order(known) {
+    for c in &known.body.components {
         let _ = writeln!(t, "### {}\n", flat(&c.name));
         for (label, source) in &c.sources {
             let _ = writeln!(t, "- {}: was at {}", flat(label), code(source));

@@ -2,6 +2,7 @@
 
 use super::plan::{DatabaseTarget, Item, Precondition, Purpose, VolumeTarget};
 use super::{RestoreOptions, leftovers};
+use crate::backup::open::refuse_role;
 use crate::body::{BackupBody, Severity};
 use crate::config::{DatabaseGrant, DatabaseSource, Pipeline};
 use crate::error::PipelineError;
@@ -282,21 +283,9 @@ async fn refuse_strong_one(component: &str, label: &str, target: &DatabaseTarget
     };
     // A database that is there before the restore; the role's rights are the whole server's.
     let inspector = Inspector::new(target.with_database(&options.maintenance_database));
-    let found = inspector
-        .role_dangers()
-        .await
-        .map_err(|e| PipelineError::source(format!("{component}/{label}"), e))?;
-    if found.dangers.is_empty() {
-        return Ok(());
-    }
-    Err(PipelineError::refused(
-        format!(
-            "component {component} comes from elsewhere, and the role {} that restores {label} {}",
-            found.role,
-            found.dangers.join(", ")
-        ),
-        "name in its `admin-url-env` or `admin-url-file` a role that is no superuser: one with CREATEDB that is a member of the owner",
-    ))
+    let hint = "name in its `admin-url-env` or `admin-url-file` a role that is no superuser: one with CREATEDB that is a \
+         member of the owner";
+    refuse_role(component, &inspector, (label, "that restores"), hint).await
 }
 
 /// The connection that creates and renames databases, and the database it maintains them from, where that was given.

@@ -7,7 +7,8 @@
 //! Whatever ends, ends its lease, so that nobody waits for it; also what fails. Only where it is not known whether the
 //! last write took place is the lease left to run out: what was written then still needs what it names.
 
-use crate::core::{Core, now};
+use crate::clock::now;
+use crate::core::Core;
 use crate::signed::{self, Kind};
 use crate::{BackupId, RepositoryError, names};
 use essrun_store::ObjectName;

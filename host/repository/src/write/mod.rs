@@ -6,7 +6,8 @@ mod lease;
 mod packer;
 mod rewrite;
 
-use crate::core::{Core, now};
+use crate::clock::{now, time};
+use crate::core::Core;
 use crate::manifest::{self, Claim, Head, Manifest, Sealed};
 use crate::names::{self, ListName};
 use crate::read::{Fetcher, RefReader};
@@ -59,7 +60,7 @@ impl Backup {
     pub(crate) async fn begin(core: Arc<Core>, start: BackupStart) -> Result<Self, RepositoryError> {
         needs_recipient(&core, start.sensitivity, "what this backup takes")?;
         let writer = core.writer()?.clone();
-        let time = crate::core::time();
+        let time = time();
         let id = BackupId::make(time);
         // First be seen, then look: see the leases' own page.
         let lease = Lease::begin(core.clone(), id.clone()).await?;
