@@ -39,8 +39,8 @@ mod tests {
     use super::*;
     use sha2::{Digest, Sha256};
 
-    /// What the README promises of a component's size.
-    const MOST_BYTES: usize = 400 * 1024;
+    /// A component is knowledge of one system: what grows past this carries something else.
+    const MOST_BYTES: usize = 512 * 1024;
 
     /// A whole language weighs more than the knowledge of one system.
     const MOST_BYTES_OF_A_LANGUAGE: usize = 3 * 1024 * 1024;

@@ -159,7 +159,7 @@ pub async fn each(
             loaded.push(one);
         }
     }
-    order::loaded(&mut loaded);
+    order::loaded(&mut loaded).await;
     Ok((loaded, failed))
 }
 

@@ -4,11 +4,12 @@
 //! itself with Synapse, comes after Synapse; what is left over is by name. It promises an order for any components: those
 //! that look at each other in a ring are no error, and go by name.
 
-use crate::body::{BackupBody, Tier};
+use crate::body::{BackupBody, ComponentBody, Tier};
 use crate::config::DatabaseSource;
-use crate::instant;
 use crate::load::Loaded;
+use crate::{instant, peers};
 use essrun_artifact::ArtifactRecord;
+use std::collections::BTreeSet;
 
 /// Where a component stands among the others.
 #[derive(Debug)]
@@ -55,15 +56,25 @@ impl Place {
     }
 }
 
-/// Sorts loaded components.
-pub(crate) fn loaded(components: &mut Vec<Loaded>) {
-    sort(components, Place::of);
+/// Sorts loaded components. A database is known however its server is spelled.
+pub(crate) async fn loaded(components: &mut Vec<Loaded>) {
+    let mut looks_at = BTreeSet::new();
+    for one in components.iter() {
+        for other in components.iter().filter(|other| other.name() != one.name()) {
+            if peers::looks_at(one, other).await {
+                looks_at.insert((one.name().to_owned(), other.name().to_owned()));
+            }
+        }
+    }
+    sort(components, Place::of, |one, other| {
+        looks_at.contains(&(one.name().to_owned(), other.name().to_owned()))
+    });
 }
 
 /// Sorts the components of a backup in the same way, by where their labels came from when it was taken. What of them has
 /// artifacts is their own, the rest was only looked at.
 pub fn recorded(body: &mut BackupBody, artifacts: &[ArtifactRecord]) {
-    sort(&mut body.components, |c| {
+    let place = |c: &ComponentBody| {
         let mut place = Place {
             tier: c.tier,
             name: c.name.clone(),
@@ -78,10 +89,13 @@ pub fn recorded(body: &mut BackupBody, artifacts: &[ArtifactRecord]) {
             place.add(own, Some(source.clone()));
         }
         place
+    };
+    sort(&mut body.components, place, |one, other| {
+        peers::all_taken_as(one).any(|name| name.split('/').next() == Some(other.name.as_str()))
     });
 }
 
-fn sort<T>(items: &mut Vec<T>, place: impl Fn(&T) -> Place) {
+fn sort<T>(items: &mut Vec<T>, place: impl Fn(&T) -> Place, looks_at: impl Fn(&T, &T) -> bool) {
     let mut left: Vec<(Place, T)> = std::mem::take(items)
         .into_iter()
         .map(|item| (place(&item), item))
@@ -91,7 +105,9 @@ fn sort<T>(items: &mut Vec<T>, place: impl Fn(&T) -> Place) {
         let tier = first.tier;
         let later = left.partition_point(|(p, _)| p.tier == tier);
         let later = left.split_off(later);
-        let of_tier = after_what_it_looks_at(std::mem::replace(&mut left, later), |(a, _), (b, _)| a.looks_at(b));
+        let of_tier = after_what_it_looks_at(std::mem::replace(&mut left, later), |(a, one), (b, other)| {
+            a.looks_at(b) || looks_at(one, other)
+        });
         items.extend(of_tier.into_iter().map(|(_, item)| item));
     }
 }
@@ -111,12 +127,13 @@ pub(crate) fn after_what_it_looks_at<T>(mut left: Vec<T>, looks_at: impl Fn(&T, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::body::Fact;
     use essrun_artifact::{ArtifactName, Content, Sensitivity};
 
     fn sorted(places: &[(Tier, &str, &[&str], &[&str])]) -> Vec<String> {
         let mut names: Vec<usize> = (0..places.len()).collect();
         let texts = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        sort(&mut names, |n| {
+        let place = |n: &usize| {
             let (tier, name, owns, looks_at) = places[*n];
             Place {
                 tier,
@@ -124,7 +141,8 @@ mod tests {
                 owns: texts(owns),
                 looks_at: texts(looks_at),
             }
-        });
+        };
+        sort(&mut names, place, |_, _| false);
         names.iter().map(|n| places[*n].1.to_owned()).collect()
     }
 
@@ -176,8 +194,20 @@ mod tests {
             meta: serde_json::Value::Null,
             content: Content::empty(),
         });
-        recorded(&mut body, &artifacts);
-        let names: Vec<&str> = body.components.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["synapse", "mas"]);
+        let ordered = |mut body: BackupBody| {
+            recorded(&mut body, &artifacts);
+            body.components.into_iter().map(|c| c.name).collect::<Vec<_>>()
+        };
+        assert_eq!(ordered(body.clone()), ["synapse", "mas"]);
+        // However the server was spelled: what was found out while the backup was taken counts.
+        body.components[0]
+            .sources
+            .insert("synapse".into(), "localhost:1/synapse".into());
+        assert_eq!(ordered(body.clone()), ["mas", "synapse"]);
+        body.components[0].facts.push(Fact {
+            key: "instant/synapse/taken-as".into(),
+            value: "synapse/main".into(),
+        });
+        assert_eq!(ordered(body), ["synapse", "mas"]);
     }
 }

@@ -6,7 +6,7 @@
 //! gone, goes by that. Where nobody can be asked and nothing is recorded, addresses are compared.
 
 use crate::backup::open::Opened;
-use crate::body::{BackupBody, Instant, Note, Severity};
+use crate::body::{BackupBody, ComponentBody, Instant, Note, Severity};
 use crate::config::{DatabaseSource, Pipeline};
 use crate::error::PipelineError;
 use crate::instant;
@@ -210,4 +210,10 @@ pub(crate) fn taken_as<'a>(component: &str, label: &str, body: &'a BackupBody) -
     let key = format!("{OURS}{label}/taken-as");
     let facts = &body.component(component)?.facts;
     facts.iter().find(|f| f.key == key).map(|f| f.value.as_str())
+}
+
+/// Each of a backup's databases that a component saw in the very snapshot the backup holds.
+pub(crate) fn all_taken_as(component: &ComponentBody) -> impl Iterator<Item = &str> {
+    let facts = component.facts.iter().filter(|f| is_taken_as(&f.key));
+    facts.map(|f| f.value.as_str())
 }
