@@ -111,8 +111,8 @@ impl Authorised {
             false => format!("{writer} would be let in; nothing was changed, --confirm does it\n"),
         };
         t.push_str(
-            "It can add backups, forget and prune any, and let others in; it reads none. It cannot be shut out again but \
-             by naming `trusted-writers` everywhere.\nknown before:\n",
+            "It can add backups, forget and prune any, and let others in; it reads none. It is shut out again only by \
+             naming it under `distrusted-writers` on every host.\nknown before:\n",
         );
         for known in self.writers.iter().filter(|w| *w != writer) {
             t.push_str(&format!("  {known}\n"));
