@@ -50,7 +50,7 @@ pub async fn swap(target: &Connection, restored: &mut Restored, options: &SwapOp
     let mut kept = None;
     if there {
         may_replace(&live, relations(&target.with_database(&live)).await?, options)?;
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
         let old = limited(&live, &format!("_before_{stamp}"));
         rename.push_str(&format!(
             "ALTER DATABASE {} RENAME TO {}; COMMENT ON DATABASE {} IS {}; ",
