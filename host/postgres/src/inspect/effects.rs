@@ -12,6 +12,8 @@
 use crate::connection::Session;
 use crate::error::{Error, Result};
 use crate::sqltext::{Kind, Tokens};
+use std::collections::HashSet;
+use tokio::sync::OnceCell;
 
 /// Volatile functions of the server that only look, or whose effect ends with the query.
 const HARMLESS: &[&str] = &[
@@ -78,27 +80,112 @@ struct Names {
     words: Vec<String>,
 }
 
+/// What of a database makes it necessary to look closer at a fragment that names it: a suite has next to none of it, and
+/// looking costs more than most queries. Read once for all queries on a database; what is defined in it later than that
+/// was not defined by a guest.
+#[derive(Debug, Default)]
+pub(super) struct Remarkable {
+    /// Functions of the server that may not be called, and what may lead to one without naming it: views, domains,
+    /// aggregates over volatile functions, functions somebody put among the server's own.
+    names: HashSet<String>,
+    /// Some cast calls a volatile function.
+    casts: bool,
+}
+
+/// A cell to remember it in.
+pub(super) type Known = OnceCell<Remarkable>;
+
+impl Remarkable {
+    async fn of(session: &Session) -> Result<Remarkable> {
+        let row = session
+            .query_one(REMARKABLE, &[&HARMLESS, &REACHING])
+            .await
+            .map_err(|e| session.error("look up what a fragment of SQL may lead to", &e))?;
+        let names: Vec<String> = row.get(0);
+        Ok(Remarkable {
+            names: names.into_iter().collect(),
+            casts: row.get(1),
+        })
+    }
+
+    /// Nothing the names lead to can be refused. `false` says nothing yet.
+    fn is_nothing_to(&self, names: &Names) -> bool {
+        let own = |(schema, name): &(String, String)| schema == "pg_catalog" && !self.names.contains(name);
+        !self.casts
+            && names.operators.is_empty()
+            && names.functions.iter().all(own)
+            && !names.words.iter().any(|word| self.names.contains(word))
+    }
+}
+
+/// $1 functions of the server that are allowed, $2 C functions that never are.
+const REMARKABLE: &str = "\
+SELECT ARRAY(SELECT p.proname::text FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+    WHERE n.nspname = 'pg_catalog' AND (p.oid >= 16384 \
+      OR (p.provolatile = 'v' AND p.prorettype <> 'pg_catalog.tsm_handler'::pg_catalog.regtype \
+        AND p.proname <> ALL ($1::text[]::name[])) \
+      OR (p.prosrc ~ $2 AND p.prolang = (SELECT l.oid FROM pg_catalog.pg_language l WHERE l.lanname = 'c'))) \
+  UNION SELECT p.proname::text FROM pg_catalog.pg_aggregate a JOIN pg_catalog.pg_proc p ON p.oid = a.aggfnoid \
+    JOIN pg_catalog.pg_proc s ON s.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, \
+      a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn) AND s.provolatile = 'v' \
+  UNION SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind = 'v' AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+  UNION SELECT t.typname::text FROM pg_catalog.pg_type t WHERE t.typtype = 'd'), \
+  EXISTS (SELECT FROM pg_catalog.pg_cast k JOIN pg_catalog.pg_proc p ON p.oid = k.castfunc AND p.provolatile = 'v')";
+
+/// Refuses a guest's query that calls what it may not.
+pub(super) async fn refuse_query(session: &Session, known: &Known, sql: &str) -> Result<()> {
+    let names = names(sql).map_err(|why| Error::Invalid(format!("the query cannot be read: {why}")))?;
+    look_up_unless(session, known, names).await
+}
+
+/// And by the server's plan of it: what functions of SQL and views become in it is seen there.
+pub(super) async fn refuse_query_plan(session: &Session, known: &Known, plan: &str) -> Result<()> {
+    look_up_unless(session, known, names_of_plan("the query", plan)?).await
+}
+
+async fn look_up_unless(session: &Session, known: &Known, names: Names) -> Result<()> {
+    refuse_passwords("the query", &names)?;
+    match known
+        .get_or_try_init(|| Remarkable::of(session))
+        .await?
+        .is_nothing_to(&names)
+    {
+        true => Ok(()),
+        false => look_up(session, "the query", names, May::Look).await,
+    }
+}
+
 /// Refuses a fragment that calls what it may not. `what` names it in the error.
 pub(crate) async fn refuse(session: &Session, what: &str, sql: &str, may: May) -> Result<()> {
     let names = names(sql).map_err(|why| Error::Invalid(format!("{what} cannot be read: {why}")))?;
     look_up(session, what, names, may).await
 }
 
-/// Refuses by the server's plan of a query: what functions of SQL and views become in it is seen there.
+/// Refuses by the server's plan of a query.
 pub(super) async fn refuse_plan(session: &Session, what: &str, plan: &str) -> Result<()> {
+    look_up(session, what, names_of_plan(what, plan)?, May::Look).await
+}
+
+fn names_of_plan(what: &str, plan: &str) -> Result<Names> {
     let mut names =
         names(plan).map_err(|why| Error::Invalid(format!("the server's plan of {what} cannot be read: {why}")))?;
     // What stands there besides functions was in the text, or was followed from it.
     names.words.retain(|word| PASSWORDS.contains(&word.as_str()));
-    look_up(session, what, names, May::Look).await
+    Ok(names)
+}
+
+fn refuse_passwords(what: &str, names: &Names) -> Result<()> {
+    match names.words.iter().find(|word| PASSWORDS.contains(&word.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::Invalid(format!(
+            "{what} was refused: it names {name}, through which passwords can be read"
+        ))),
+    }
 }
 
 async fn look_up(session: &Session, what: &str, names: Names, may: May) -> Result<()> {
-    if let Some(name) = names.words.iter().find(|word| PASSWORDS.contains(&word.as_str())) {
-        return Err(Error::Invalid(format!(
-            "{what} was refused: it names {name}, through which passwords can be read"
-        )));
-    }
+    refuse_passwords(what, &names)?;
     let (schemas, functions): (Vec<String>, Vec<String>) = names.functions.into_iter().unzip();
     let (operator_schemas, operators): (Vec<String>, Vec<String>) = names.operators.into_iter().unzip();
     let mut allowed = HARMLESS.to_vec();

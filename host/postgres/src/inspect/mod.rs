@@ -28,6 +28,7 @@ pub struct Inspector {
     snapshot: Option<String>,
     /// How many guest queries may be open at once; each costs the server a connection.
     open: Arc<Semaphore>,
+    known: Arc<effects::Known>,
 }
 
 impl Inspector {
@@ -41,6 +42,7 @@ impl Inspector {
             connection,
             snapshot,
             open: Arc::new(Semaphore::new(8)),
+            known: Arc::default(),
         }
     }
 

@@ -88,7 +88,7 @@ pub(super) async fn run(inspector: &Inspector, sql: &str, params: Vec<Cell>, lim
             let timeout = timeout.replace("; SET LOCAL temp_file_limit = '1GB'", "");
             session.run("limits", &format!("ROLLBACK TO s; {timeout}")).await?;
         }
-        open(&session, sql, params, limits)
+        open(&session, &inspector.known, sql, params, limits)
             .await
             .map(|(columns, types, stream)| (session, columns, types, stream))
     };
@@ -112,11 +112,12 @@ pub(super) async fn run(inspector: &Inspector, sql: &str, params: Vec<Cell>, lim
 
 async fn open(
     session: &Session,
+    known: &effects::Known,
     sql: &str,
     params: Vec<Cell>,
     limits: &QueryLimits,
 ) -> Result<(Vec<String>, Vec<Type>, RowStream)> {
-    effects::refuse(session, "the query", sql, effects::May::Look).await?;
+    effects::refuse_query(session, known, sql).await?;
     // Alone first: what is no complete statement by itself fails here, whatever it would become between parentheses.
     let alone = session.prepare(sql).await.map_err(|e| guest_error(session, &e))?;
     if alone.params().len() != params.len() {
@@ -188,7 +189,7 @@ async fn open(
         aliases.join(", ")
     );
     let types: Vec<Type> = alone.params().to_vec();
-    refuse_side_effects(session, &wrapped, &types, &params).await?;
+    refuse_side_effects(session, known, &wrapped, &types, &params).await?;
     let statement = session
         .prepare_typed(&wrapped, &types)
         .await
@@ -206,7 +207,7 @@ async fn open(
 /// The one number a guest's count gives, under the same guard, in a transaction that is there already and must be
 /// read-only.
 pub(crate) async fn counted(session: &Session, sql: &str, limits: &QueryLimits) -> Result<u64> {
-    let (_, _, rows) = open(session, sql, Vec::new(), limits).await?;
+    let (_, _, rows) = open(session, &effects::Known::new(), sql, Vec::new(), limits).await?;
     let rows: Vec<Row> = rows.try_collect().await.map_err(|e| guest_error(session, &e))?;
     let number = match rows.as_slice() {
         [row] => row.try_get::<_, i64>(0).ok(),
@@ -217,8 +218,14 @@ pub(crate) async fn counted(session: &Session, sql: &str, limits: &QueryLimits) 
         .ok_or_else(|| Error::Invalid("the count gives no number of rows".to_owned()))
 }
 
-/// Refuses what the server's plan shows to do more than compute: the rest of what [`effects::refuse`] does with the text.
-async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], params: &[Cell]) -> Result<()> {
+/// Refuses what the server's plan shows to do more than compute: the rest of what [`effects::refuse_query`] does with the text.
+async fn refuse_side_effects(
+    session: &Session,
+    known: &effects::Known,
+    wrapped: &str,
+    types: &[Type],
+    params: &[Cell],
+) -> Result<()> {
     let explain = session
         .prepare_typed(&format!("EXPLAIN (VERBOSE, COSTS OFF) {wrapped}"), types)
         .await
@@ -230,7 +237,7 @@ async fn refuse_side_effects(session: &Session, wrapped: &str, types: &[Type], p
         .map_err(|e| guest_error(session, &e))?;
     // As one text: a literal with a line feed in it spans rows of the answer.
     let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
-    effects::refuse_plan(session, "the query", &plan.join("\n")).await
+    effects::refuse_query_plan(session, known, &plan.join("\n")).await
 }
 
 /// The same for a condition on a table's rows, which is not a guest's whole query.

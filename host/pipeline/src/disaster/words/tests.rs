@@ -51,13 +51,14 @@ fn known(text: &str) -> Known {
             essrun: "0.1.0".into(),
             started_at: 0,
             finished_at: 0,
+            // In their order, as they are handed over.
             components: vec![
-                component("zulu", Tier::Feature, text),
-                component("irc", Tier::Bridge, text),
-                component("wiki", Tier::Feature, text),
                 component("mas", Tier::Critical, text),
                 component("synapse", Tier::Critical, text),
                 component("gone", Tier::Feature, text),
+                component("wiki", Tier::Feature, text),
+                component("zulu", Tier::Feature, text),
+                component("irc", Tier::Bridge, text),
             ],
             instants: vec![Instant {
                 group: "core".into(),
