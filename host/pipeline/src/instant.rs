@@ -6,7 +6,6 @@ use crate::error::PipelineError;
 use crate::load::Loaded;
 use crate::{order, peers};
 use essrun_postgres::{Connection, Consistency, ConsistencyRequest, FenceTables, Reached, SnapshotGroup, TableName};
-use std::collections::BTreeSet;
 
 /// A planned group: its name, what is accepted, and its databases as (component, label, connection).
 pub struct Planned {
@@ -32,18 +31,12 @@ pub async fn plan(pipeline: &Pipeline, loaded: &[Loaded]) -> Result<Vec<Planned>
             .filter_map(|c| loaded.iter().find(|l| l.name() == c))
             .collect();
         grouped.extend(members.iter().map(|l| l.name()));
-        let mut looks_at = BTreeSet::new();
-        for one in &members {
-            for other in members.iter().filter(|other| other.name() != one.name()) {
-                if peers::looks_at(one, other).await {
-                    looks_at.insert((one.name(), other.name()));
-                }
-            }
-        }
+        let looks_at = peers::who_looks_at_whom(&members).await;
         // Where it cannot be at once: what MAS knows too late it can make again; what it does not know yet it would have
         // Synapse delete.
-        let members =
-            order::after_what_it_looks_at(members, |one, other| looks_at.contains(&(one.name(), other.name())));
+        let members = order::after_what_it_looks_at(members, |one, other| {
+            looks_at.contains(&(one.name().to_owned(), other.name().to_owned()))
+        });
         groups.push(group(name.clone(), *accept, &members)?);
     }
     for one in loaded.iter().filter(|l| !grouped.contains(&l.name())) {

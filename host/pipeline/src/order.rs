@@ -9,7 +9,6 @@ use crate::config::DatabaseSource;
 use crate::load::Loaded;
 use crate::{instant, peers};
 use essrun_artifact::ArtifactRecord;
-use std::collections::BTreeSet;
 
 /// Where a component stands among the others.
 #[derive(Debug)]
@@ -58,14 +57,7 @@ impl Place {
 
 /// Sorts loaded components. A database is known however its server is spelled.
 pub(crate) async fn loaded(components: &mut Vec<Loaded>) {
-    let mut looks_at = BTreeSet::new();
-    for one in components.iter() {
-        for other in components.iter().filter(|other| other.name() != one.name()) {
-            if peers::looks_at(one, other).await {
-                looks_at.insert((one.name().to_owned(), other.name().to_owned()));
-            }
-        }
-    }
+    let looks_at = peers::who_looks_at_whom(&components.iter().collect::<Vec<_>>()).await;
     sort(components, Place::of, |one, other| {
         looks_at.contains(&(one.name().to_owned(), other.name().to_owned()))
     });

@@ -12,6 +12,7 @@ use crate::error::PipelineError;
 use crate::instant;
 use crate::load::Loaded;
 use essrun_postgres::{Connection, Inspector, Snapshot, SnapshotGroup};
+use std::collections::BTreeSet;
 
 /// Facts with keys that begin so are the host's, and never a component's.
 pub(crate) const OURS: &str = "instant/";
@@ -37,7 +38,7 @@ pub(crate) fn looked_at(one: &Loaded) -> impl Iterator<Item = (&String, Result<C
 }
 
 /// Whether `one` looks at a database that `other` backs up, by their addresses.
-pub(crate) async fn looks_at(one: &Loaded, other: &Loaded) -> bool {
+async fn looks_at(one: &Loaded, other: &Loaded) -> bool {
     // An address that cannot be had is told by whoever needs it.
     for peer in looked_at(one).filter_map(|(_, peer)| peer.ok()) {
         for theirs in owned(other).filter_map(|(_, theirs)| theirs.ok()) {
@@ -47,6 +48,19 @@ pub(crate) async fn looks_at(one: &Loaded, other: &Loaded) -> bool {
         }
     }
     false
+}
+
+/// Of these components each (name, name) of one that looks at a database another backs up.
+pub(crate) async fn who_looks_at_whom(components: &[&Loaded]) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for one in components {
+        for other in components.iter().filter(|other| other.name() != one.name()) {
+            if looks_at(one, other).await {
+                found.insert((one.name().to_owned(), other.name().to_owned()));
+            }
+        }
+    }
+    found
 }
 
 /// Snapshots, to be found by what their servers say they are.
