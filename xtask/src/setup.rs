@@ -48,6 +48,11 @@ const ALWAYS: &[Package] = &[
         there: || shell::has("kill"),
     },
     Package {
+        // A file system that folds names, which few kernels have.
+        name: "ntfs-3g",
+        there: || Path::new("/sbin/mkntfs").exists() && shell::has("lowntfs-3g"),
+    },
+    Package {
         name: "openssh-client",
         there: || shell::has("ssh-keygen"),
     },

@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod essrun;
 pub mod mas;
+pub mod mount;
 pub mod node;
 pub mod pair;
 pub mod pgbouncer;

@@ -23,6 +23,7 @@ pub struct Builder {
     password: Option<String>,
     locale: Option<String>,
     files: Vec<(String, String)>,
+    within: Option<PathBuf>,
 }
 
 /// A running throwaway cluster. Its superuser is `postgres`.
@@ -75,6 +76,12 @@ impl Builder {
         self
     }
 
+    /// Makes the cluster's directory below this one, which its user must be able to get to.
+    pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.within = Some(directory.into());
+        self
+    }
+
     /// Makes the cluster and waits until it answers.
     pub fn start(self) -> std::io::Result<Cluster> {
         let bin = match &self.bin {
@@ -87,7 +94,8 @@ impl Builder {
             })?,
         };
         let run_as = unprivileged()?;
-        let dir = tempfile::Builder::new().prefix("essrun-pg-").tempdir()?;
+        let within = self.within.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("essrun-pg-").tempdir_in(within)?;
         if let Some((uid, gid)) = run_as {
             std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid))?;
         }

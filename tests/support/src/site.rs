@@ -25,14 +25,19 @@ impl Default for Site {
 impl Site {
     /// A cluster that asks for passwords, and an empty folder.
     pub fn create() -> Site {
-        let dir = tempfile::Builder::new()
-            .prefix("essrun-site-")
-            .tempdir()
-            .expect("a temporary folder");
         let cluster = Cluster::builder()
             .password("super secret")
             .start()
             .expect("a throwaway Postgres");
+        Site::on(cluster)
+    }
+
+    /// An empty folder, and this cluster.
+    pub fn on(cluster: Cluster) -> Site {
+        let dir = tempfile::Builder::new()
+            .prefix("essrun-site-")
+            .tempdir()
+            .expect("a temporary folder");
         Site {
             cluster,
             env: Vec::new(),

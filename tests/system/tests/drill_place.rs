@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use essrun_testkit::essrun::{Essrun, Kill, Outcome};
+use essrun_testkit::mount::Mounted;
 use essrun_testkit::site::Site;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 /// A database of some tables and a volume, one of whose directories nobody may write to; one backup.
 fn site() -> Site {
@@ -49,32 +49,6 @@ fn left(site: &Site) -> (Vec<String>, Vec<PathBuf>) {
     (databases, folders)
 }
 
-struct Small(PathBuf);
-
-impl Small {
-    /// A tmpfs of 64 KiB, where this process may mount one.
-    fn mount(at: &Path) -> Option<Small> {
-        std::fs::create_dir(at).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=64k", "essrun-test"])
-            .arg(at)
-            .status()
-            .is_ok_and(|s| s.success());
-        assert!(
-            mounted || !rustix::process::geteuid().is_root(),
-            "root cannot mount a tmpfs"
-        );
-        mounted.then(|| Small(at.to_owned()))
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Nobody is there to be told.
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_place_that_gives_out_takes_no_result_back() {
     let site = site();
@@ -85,8 +59,8 @@ fn a_place_that_gives_out_takes_no_result_back() {
     std::thread::sleep(std::time::Duration::from_millis(1_100));
 
     // No room for the files: said before anything is done; or, where that is overruled, met on the way.
-    if let Some(small) = Small::mount(&site.path().join("small")) {
-        let scratch = ["--scratch", small.0.to_str().unwrap()];
+    if let Some(small) = Mounted::tmpfs(&site.path().join("small"), "size=64k") {
+        let scratch = ["--scratch", small.path().to_str().unwrap()];
         drill_with(&site.essrun(), &scratch).expect_code(4).expect_stderr(&[
             "space-short",
             "--scratch",
@@ -98,7 +72,7 @@ fn a_place_that_gives_out_takes_no_result_back() {
             .expect_stderr(&["any/files", "says nothing about the backup"]);
         assert_eq!(noted(&site), passed);
         assert_eq!(
-            small.0.read_dir().unwrap().count(),
+            small.path().read_dir().unwrap().count(),
             0,
             "the files that did fit are gone"
         );

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use essrun_testkit::essrun::{Essrun, Outcome};
+use essrun_testkit::mount::Mounted;
 use essrun_testkit::postgres::Cluster;
 use essrun_testkit::site::Site;
 use essrun_testkit::suite::{Suite, tree_digest};
@@ -10,6 +11,8 @@ use serde_json::Value;
 use std::path::Path;
 
 const REFUSED: i32 = 4;
+/// Of a tmpfs into which the medium does not fit.
+const SMALL: &str = "size=64k";
 
 fn suite() -> Suite {
     let suite = Suite::create();
@@ -139,8 +142,8 @@ fn each_one_violated() {
     assert_eq!(told["severity"], "warning", "{told}");
     assert!(told["message"].as_str().unwrap().contains("not"), "{told}");
     assert!(!suite.path().join("not").exists(), "planning makes nothing");
-    if let Some(small) = SmallFileSystem::mount(&suite.path().join("small")) {
-        let to = format!("synapse/media={}/media", small.0.display());
+    if let Some(small) = Mounted::tmpfs(&suite.path().join("small"), SMALL) {
+        let to = format!("synapse/media={}/media", small.path().display());
         live.refused("media", "space-short", &["--to", &to, "--replace"]);
         let told = live.planned("media", "space-short", &["--to", &to]);
         assert!(told["remedy"].as_str().unwrap().contains("--force-space"), "{told}");
@@ -156,24 +159,20 @@ fn each_one_violated() {
     );
 
     // A place nobody may write to, whatever permissions say, and one with something mounted inside.
-    if let Some(mounted) = SmallFileSystem::mount(&suite.path().join("mounted")) {
+    if let Some(mounted) = Mounted::tmpfs(&suite.path().join("mounted"), SMALL) {
         let (inner, to) = (
-            mounted.0.join("inner"),
-            format!("synapse/media={}", mounted.0.display()),
+            mounted.path().join("inner"),
+            format!("synapse/media={}", mounted.path().display()),
         );
-        let nested = SmallFileSystem::mount(&inner).expect("a mount in a mount");
+        let nested = Mounted::tmpfs(&inner, SMALL).expect("a mount in a mount");
         live.refused(
             "media",
             "volume-destination",
             &["--to", &to, "--replace", "--force-space"],
         );
         drop(nested);
-        let remount = std::process::Command::new("mount")
-            .args(["-o", "remount,ro"])
-            .arg(&mounted.0)
-            .status();
-        assert!(remount.unwrap().success());
-        let to = format!("synapse/media={}/media", mounted.0.display());
+        mounted.again("ro");
+        let to = format!("synapse/media={}/media", mounted.path().display());
         live.refused("media", "volume-destination", &["--to", &to, "--force-space"]);
         let told = live.planned("media", "volume-destination", &["--to", &to]);
         assert!(told["message"].as_str().unwrap().contains("read-only"), "{told}");
@@ -556,90 +555,6 @@ fn an_sqlite_database_that_is_there() {
     }
     plain.restore(&[]).expect_success();
     assert!(live.is_file());
-}
-
-/// Each part fits where it goes, all of them do not.
-#[test]
-fn what_does_not_fit_together() {
-    let mut site = Site::create();
-    site.database("plain");
-    let root = site.path().display().to_string();
-    for folder in ["files", "config"] {
-        std::fs::write(site.folder(folder).join("file"), vec![b'x'; 40_000]).unwrap();
-    }
-    let make = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('CREATE TABLE t (a)'); \
-                c.execute('INSERT INTO t VALUES (zeroblob(40000))'); c.commit()";
-    let made = std::process::Command::new("python3")
-        .args(["-c", make])
-        .arg(site.path().join("lite.sqlite"))
-        .status();
-    assert!(made.unwrap().success());
-    site.prepare(&format!(
-        "[components.any]\nuse = \"generic\"\ndatabases = {{ main = {{ sqlite = \"{root}/lite.sqlite\" }} }}\n\
-         volumes = {{ files = {{ path = \"{root}/files\" }}, config = {{ path = \"{root}/config\" }} }}\n"
-    ));
-    site.back_up().expect_success();
-    let Some(small) = SmallFileSystem::mount(&site.path().join("small")) else {
-        return;
-    };
-    let to = |what: &str| format!("any/{what}={}/{what}", small.0.display());
-    let planned = |parts: &[&str], more: &[&str]| {
-        let to: Vec<String> = parts.iter().map(|part| to(part)).collect();
-        let to = to.iter().flat_map(|to| ["--to", to.as_str()]);
-        let args: Vec<&str> = ["--replace", "--dry-run"]
-            .into_iter()
-            .chain(to)
-            .chain(more.iter().copied())
-            .collect();
-        let planned = site.with_identity("restore", &args);
-        let plan = planned
-            .events_of("restore-plan")
-            .next()
-            .unwrap_or_else(|| panic!("{planned}"));
-        let found = plan["components"][0]["preconditions"].as_array().unwrap().clone();
-        found.into_iter().find(|p| p["check"] == "space-short")
-    };
-    for part in ["files", "config", "main"] {
-        assert_eq!(planned(&[part], &[]), None, "{part} fits");
-    }
-    for parts in [["files", "config"], ["files", "main"]] {
-        let found = planned(&parts, &[]).unwrap_or_else(|| panic!("{parts:?} do not fit"));
-        assert_eq!(found["severity"], "error", "{found}");
-        for part in parts {
-            assert!(
-                found["message"].as_str().unwrap().contains(&format!("any/{part}")),
-                "{found}"
-            );
-        }
-        assert_eq!(planned(&parts, &["--force-space"]).unwrap()["severity"], "warning");
-    }
-}
-
-/// A tmpfs of 64 KiB, where this process may mount one.
-struct SmallFileSystem(std::path::PathBuf);
-
-impl SmallFileSystem {
-    fn mount(at: &Path) -> Option<SmallFileSystem> {
-        std::fs::create_dir(at).unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=64k", "essrun-test"])
-            .arg(at)
-            .output()
-            .is_ok_and(|o| o.status.success());
-        // Only who may not mount may leave this out.
-        assert!(
-            mounted || !rustix::process::geteuid().is_root(),
-            "root cannot mount a tmpfs"
-        );
-        mounted.then(|| SmallFileSystem(at.to_owned()))
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        // Nobody is there to be told.
-        let _ = std::process::Command::new("umount").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -199,6 +199,12 @@ fn fit(destination: &Path, options: RestoreOptions) -> Result<Target, VolumeErro
     Ok(target)
 }
 
+impl Finding {
+    fn refused(&self, destination: &Path) -> VolumeError {
+        target::refuse(destination, self.message.clone(), self.remedy.clone())
+    }
+}
+
 fn case_insensitive(destination: &Path) -> Finding {
     Finding {
         check: "case-insensitive-destination",
@@ -220,22 +226,21 @@ pub async fn execute(
     progress: Arc<dyn Progress>,
 ) -> Result<Staged, VolumeError> {
     let destination = destination.to_owned();
-    let (mut staging, root, insensitive, over) = blocking(move || {
+    let (mut staging, root, over) = blocking(move || {
         let target = fit(&destination, options)?;
         let over = match options.resume {
             true => TakenOver::open(&target, options.origin)?,
             false => TakenOver::default(),
         };
         let staging = Staging::create(&target, options.origin)?;
-        let insensitive = extract::is_case_insensitive(&staging.path)?;
+        if extract::is_case_insensitive(&staging.path)? {
+            staging.remove()?;
+            return Err(case_insensitive(&target.path).refused(&target.path));
+        }
         let root = Root::open(&staging.tree())?;
-        Ok((staging, Arc::new(root), insensitive, Arc::new(over)))
+        Ok((staging, Arc::new(root), Arc::new(over)))
     })
     .await?;
-    let mut findings = Vec::new();
-    if insensitive {
-        findings.push(case_insensitive(&staging.state.destination()));
-    }
     let extracted = extract::extract(Extraction {
         reader,
         record: record.clone(),
@@ -247,8 +252,8 @@ pub async fn execute(
         over: over.clone(),
     })
     .await;
-    match extracted {
-        Ok(extracted) => findings.extend(extracted.findings),
+    let findings = match extracted {
+        Ok(extracted) => extracted.findings,
         Err(error) if options.keep_unfinished => {
             tracing::warn!("what was staged stays in {}", staging.path.display());
             return Err(error);
@@ -260,7 +265,7 @@ pub async fn execute(
             }
             return Err(error);
         }
-    }
+    };
     let staging = blocking(move || {
         staging.enter(Step::Complete)?;
         // All that was good of these is in the new tree.
@@ -308,26 +313,13 @@ impl Staged {
 
     /// Refuses what [`Staged::swap`] would refuse, as things are now. Changes nothing.
     pub async fn swap_ready(&self) -> Result<(), VolumeError> {
-        self.refuse_fatal()?;
         let (destination, mount_point) = (self.staging.state.destination(), self.staging.state.mount_point);
         let replace = self.replace;
         blocking(move || swap::ready(&destination, mount_point, replace).map(|_| ())).await
     }
 
-    fn refuse_fatal(&self) -> Result<(), VolumeError> {
-        match self.findings.iter().find(|f| f.fatal) {
-            Some(fatal) => Err(target::refuse(
-                &self.staging.state.destination(),
-                fatal.message.clone(),
-                fatal.remedy.clone(),
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// Puts the tree in place; what was there is kept under a dated name. Refused when a finding is fatal.
+    /// Puts the tree in place; what was there is kept under a dated name.
     pub async fn swap(self) -> Result<Swapped, VolumeError> {
-        self.refuse_fatal()?;
         blocking(move || swap::swap(self.staging, self.replace)).await
     }
 

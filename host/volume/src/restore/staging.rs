@@ -18,6 +18,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+const LOCK: &str = "lock";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Step {
@@ -76,7 +78,7 @@ fn path_of(text: &TextOrHex) -> PathBuf {
 pub(super) struct Staging {
     pub path: PathBuf,
     pub state: State,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Staging {
@@ -110,7 +112,7 @@ impl Staging {
                 closed: None,
             },
             path,
-            _lock: lock,
+            lock,
         };
         staging.write_state()?;
         Ok(staging)
@@ -127,7 +129,7 @@ impl Staging {
         Ok(Some(Staging {
             path: path.to_owned(),
             state,
-            _lock: lock,
+            lock,
         }))
     }
 
@@ -161,14 +163,32 @@ impl Staging {
 
     /// Removes the staging directory with all in it.
     pub fn remove(self) -> Result<(), VolumeError> {
-        remove_tree(&self.path)
+        remove_locked(&self.path, self.lock)
     }
+}
+
+/// Removes a staging directory whose lock is held: the lock last, and closed before. What is open when it is removed is
+/// only renamed by NFS and FUSE (`.nfs…`, `.fuse_hidden…`), and its directory would not be empty.
+fn remove_locked(path: &Path, lock: OwnedFd) -> Result<(), VolumeError> {
+    for entry in path.read_dir().map_err(failed("read the directory", path))? {
+        let entry = entry.map_err(failed("read the directory", path))?;
+        let inner = entry.path();
+        if entry.file_type().map_err(failed("look at", &inner))?.is_dir() {
+            remove_tree(&inner)?;
+        } else if entry.file_name() != LOCK {
+            std::fs::remove_file(&inner).map_err(failed("remove", &inner))?;
+        }
+    }
+    drop(lock);
+    remove_tree(path)
 }
 
 /// Removes a tree of ours. `std` does it without following links, from descriptors.
 pub(super) fn remove_tree(path: &Path) -> Result<(), VolumeError> {
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
+        // Who clears leftovers away at this moment was faster.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             // Not root: restored directories may lack write permission. They are ours, so it can be given.
             open_up(path)
@@ -195,7 +215,7 @@ fn open_up(path: &Path) -> std::io::Result<()> {
 }
 
 fn take_lock(path: &Path, create: bool) -> Result<Option<OwnedFd>, VolumeError> {
-    let lock = path.join("lock");
+    let lock = path.join(LOCK);
     let mut flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     if create {
         flags |= OFlags::CREATE | OFlags::EXCL;
@@ -291,11 +311,11 @@ pub(super) fn leftovers(target: &Target) -> Result<Vec<Leftover>, VolumeError> {
 
 /// Removes a leftover if, seen under its lock, it is safe to.
 pub(super) fn drop_one(leftover: &Leftover) -> Result<bool, VolumeError> {
-    let Some(_lock) = take_lock(&leftover.path, false)? else {
+    let Some(lock) = take_lock(&leftover.path, false)? else {
         return Ok(false);
     };
     match read_state(&leftover.path)?.map(|s| s.step) {
-        None | Some(Step::Extracting | Step::Complete) => remove_tree(&leftover.path).map(|()| true),
+        None | Some(Step::Extracting | Step::Complete) => remove_locked(&leftover.path, lock).map(|()| true),
         Some(Step::Exchanging | Step::MovingOld | Step::MovingNew) => Ok(false),
     }
 }
