@@ -50,7 +50,10 @@ pub fn describe() -> Description {
                 .on_leak("tell the members of unencrypted rooms that their messages are known; they cannot be called back"),
         )
         .class(personal("main/public.event_search", "the words of unencrypted messages"))
-        .class(personal("main/public.user_ips", "addresses and programs of users, with times"))
+        .class(
+            secret("main/public.user_ips", "PLAINTEXT tokens, beside the addresses and programs of their users, with times")
+                .on_leak(END_SESSIONS),
+        )
         .class(
             personal("main/public.user_threepids", "mail addresses and phone numbers of users")
                 .on_leak("warn users of forged mail that names their account"),

@@ -322,6 +322,55 @@ async fn a_table_that_somebody_waits_to_drop_is_read_all_the_same() {
         .unwrap();
 }
 
+/// What is done to definitions once there is a snapshot, before all tables are locked or with a lock that readers do not
+/// stand against. What comes is after our instant; what goes may be missing from what pg_dump says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_that_come_are_after_our_instant_and_those_that_go_are_missed() {
+    let cluster = Cluster::start(&[]).unwrap();
+    create(
+        &cluster,
+        "s",
+        "CREATE TABLE t (x int PRIMARY KEY, y int); INSERT INTO t VALUES (1, 1); CREATE INDEX of_t ON t (y);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    );
+    let source = connection(&cluster, "s");
+    let dump_while = async |sql: &str| {
+        let group = SnapshotGroup::single("main", &source).await.unwrap();
+        let snapshot = &group.snapshots()[0];
+        let plan = dump::plan(snapshot, &DumpRequest::default()).await.unwrap();
+        cluster.psql_script("s", sql).unwrap();
+        let backup = MemoryBackup::new();
+        let writer = Arc::new(backup.clone());
+        let secret: dump::Classify = Arc::new(|_| Sensitivity::Secret);
+        dump::execute(snapshot, plan, PREFIX, writer, secret, Arc::new(NoProgress))
+            .await
+            .map(|_| backup)
+    };
+    let come = "CREATE INDEX later ON t (y); CREATE TABLE later_t (x int); \
+                CREATE TRIGGER later BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); \
+                ALTER TABLE t ADD CONSTRAINT later_f FOREIGN KEY (y) REFERENCES t (x)";
+    let backup = dump_while(come).await.unwrap();
+    let target = connection(&cluster, "back");
+    let restored = try_restore(backup.commit().unwrap(), &target, &drill("back"))
+        .await
+        .unwrap();
+    let there = "SELECT (SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname IN ('of_t', 'later', 'later_t')), \
+                 (SELECT count(*) FROM pg_trigger WHERE tgname = 'later'), (SELECT count(*) FROM pg_constraint WHERE conname = 'later_f')";
+    assert_eq!(cluster.psql(restored.scratch(), there).unwrap(), "of_t|0|0");
+
+    let rebuilt = dump_while("DROP INDEX of_t; CREATE INDEX of_t ON t (y)")
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        rebuilt.contains("definitions changed") && rebuilt.contains("public.t"),
+        "{rebuilt}"
+    );
+    assert!(dump_while("DROP TRIGGER later ON t").await.is_err());
+    assert!(dump_while("SELECT 1").await.is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn table_records_can_be_read_by_others() {
     let cluster = Cluster::start(&[]).unwrap();

@@ -112,6 +112,13 @@ pub(super) async fn execute(
             Some(held) => held.clone(),
             None => Arc::new(ddl::definitions(snapshot, &plan.database, plan.lock_timeout_ms).await?),
         };
+        // A session of its own: the workers' would show the snapshot. Not at the end: what is done to a definition once it
+        // is read, as when an index is built anew at night, is no concern of ours, and rows are locked.
+        let now = Session::open(snapshot.connection()).await?;
+        let after = facts::shape(&now).await?;
+        drop(now);
+        facts::held_still(&facts.database, &shape, &after)?;
+        facts.schema_digest_after = facts::digest(&after);
         small(
             &work,
             &mut lane,
@@ -152,11 +159,6 @@ pub(super) async fn execute(
         for part in waiting {
             rows_of(&work, snapshot.holder(), &mut lane, part).await?;
         }
-        // A session of its own: the workers' would show the snapshot.
-        let now = Session::open(snapshot.connection()).await?;
-        let after = facts::shape(&now).await?;
-        facts::held_still(&facts.database, &shape, &after)?;
-        facts.schema_digest_after = facts::digest(&after);
         let text = serde_json::to_vec_pretty(&facts).map_err(|e| Error::damaged("facts", e.to_string()))?;
         small(&work, &mut lane, "database", KIND_FACTS, text, facts_meta(&facts)).await?;
         lane.close().await?;
