@@ -155,10 +155,13 @@ struct Failed {
 
 impl Failed {
     /// Nothing is noted when it was forbidden or could not begin, unless the backup itself was at fault; nor when the place
-    /// gave out. The newest result counts, and one that says nothing of the backup would take the place of one that does.
+    /// gave out, or the store. The newest result counts, and one that says nothing of the backup would take the place of one that does.
     fn note(&self) -> Option<DrillNote> {
         let tells = match self.error {
-            PipelineError::GaveOut { .. } => false,
+            PipelineError::GaveOut { .. }
+            | PipelineError::OutOfReach { .. }
+            | PipelineError::Refused { .. }
+            | PipelineError::Interrupted => false,
             PipelineError::Repository { .. } => true,
             _ => self.began,
         };
@@ -177,6 +180,9 @@ impl Failed {
             e @ PipelineError::GaveOut { .. } => {
                 e.and_note("this says nothing about the backup, and no result is kept: drill again when there is room")
             }
+            e @ PipelineError::OutOfReach { .. } => e.and_note(
+                "this says nothing about the backup, and no result is kept: drill again when the store is in reach",
+            ),
             e => e,
         }
     }
@@ -480,6 +486,15 @@ mod tests {
                 .told()
                 .to_string()
                 .contains("says nothing about the backup")
+        );
+        let out_of_reach = PipelineError::OutOfReach {
+            problem: "connection refused".into(),
+        };
+        assert!(failed(out_of_reach, true).note().is_none());
+        assert!(
+            failed(PipelineError::refused("is in the way", "move it"), true)
+                .note()
+                .is_none()
         );
         assert!(failed(source(), false).note().is_none());
         assert!(failed(PipelineError::repository("damaged"), false).note().is_some());

@@ -4,6 +4,9 @@
 //! name of the component and label they belong to, and their exit code. No error carries a connection string.
 
 use crate::exit::Exit;
+use essrun_artifact::KeepError;
+use essrun_repository::RepositoryError;
+use essrun_store::Cause;
 use std::path::PathBuf;
 
 /// A place in pipeline.toml.
@@ -45,6 +48,9 @@ pub enum PipelineError {
     /// The repository, its store, or a key.
     #[error("repository: {problem}")]
     Repository { problem: String },
+    /// The store is out of reach, or lets nobody in. Says nothing about what lies there.
+    #[error("repository: {problem}")]
+    OutOfReach { problem: String },
     /// A component failed or asked for what it may not have.
     #[error("component {component}: {problem}")]
     Component { component: String, problem: String },
@@ -79,7 +85,7 @@ impl PipelineError {
             PipelineError::Source { .. } | PipelineError::GaveOut { .. } | PipelineError::Changed { .. } => {
                 Exit::Source
             }
-            PipelineError::Repository { .. } => Exit::Repository,
+            PipelineError::Repository { .. } | PipelineError::OutOfReach { .. } => Exit::Repository,
             PipelineError::Component { .. } => Exit::Component,
             PipelineError::Findings { .. } => Exit::Findings,
             PipelineError::Incomplete { .. } => Exit::Incomplete,
@@ -103,6 +109,7 @@ impl PipelineError {
         | PipelineError::Changed { problem, .. }
         | PipelineError::Refused { problem, .. }
         | PipelineError::Repository { problem }
+        | PipelineError::OutOfReach { problem }
         | PipelineError::Component { problem, .. } = &mut self
         {
             problem.push_str("\n  ");
@@ -129,6 +136,9 @@ impl PipelineError {
         let what = what.into();
         match problem.blame() {
             Blamed::Backup => PipelineError::repository(format!("{what}: {problem}")),
+            Blamed::Store => PipelineError::OutOfReach {
+                problem: format!("{what}: {problem}"),
+            },
             Blamed::Target => PipelineError::source(what, problem),
             Blamed::Circumstances => PipelineError::gave_out(what, problem),
             Blamed::Precondition { why, hint } => PipelineError::refused(format!("{what}: {why}"), hint),
@@ -171,6 +181,8 @@ impl PipelineError {
 pub(crate) enum Blamed {
     /// The repository's, or of what it holds.
     Backup,
+    /// The store's, which cannot be asked.
+    Store,
     /// The server's or file system's that is restored to.
     Target,
     /// Nobody's: the place gave out while it was being worked in.
@@ -189,10 +201,27 @@ pub(crate) trait Blame: std::fmt::Display {
     }
 }
 
+/// What lies in the repository is at fault, unless its store could not be asked. That an object is missing or short is
+/// the store's answer.
+fn keeper(error: &KeepError) -> Blamed {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = next {
+        if let Some(RepositoryError::Store(e)) = e.downcast_ref::<RepositoryError>() {
+            return match e.cause {
+                Cause::Transient | Cause::Denied | Cause::Full => Blamed::Store,
+                Cause::Missing | Cause::Short | Cause::Other => Blamed::Backup,
+            };
+        }
+        next = e.source();
+    }
+    Blamed::Backup
+}
+
 impl Blame for essrun_postgres::Error {
     fn blame(&self) -> Blamed {
         match self {
-            essrun_postgres::Error::Keep(_) | essrun_postgres::Error::Damaged { .. } => Blamed::Backup,
+            essrun_postgres::Error::Keep(e) => keeper(e),
+            essrun_postgres::Error::Damaged { .. } => Blamed::Backup,
             essrun_postgres::Error::Refused { what, why, hint } => Blamed::Precondition {
                 why: format!("{what}: {why}"),
                 hint: hint.clone(),
@@ -243,7 +272,8 @@ impl Blame for std::io::Error {
 impl Blame for essrun_volume::VolumeError {
     fn blame(&self) -> Blamed {
         match self {
-            essrun_volume::VolumeError::Keep(_) | essrun_volume::VolumeError::Listing { .. } => Blamed::Backup,
+            essrun_volume::VolumeError::Keep(e) => keeper(e),
+            essrun_volume::VolumeError::Listing { .. } => Blamed::Backup,
             essrun_volume::VolumeError::Destination { path, why, hint } => Blamed::Precondition {
                 why: format!("{path}: {why}"),
                 hint: hint.clone(),
@@ -261,7 +291,8 @@ impl Blame for essrun_volume::VolumeError {
 impl Blame for essrun_sqlite::SqliteError {
     fn blame(&self) -> Blamed {
         match self {
-            essrun_sqlite::SqliteError::Keep(_) | essrun_sqlite::SqliteError::Artifact { .. } => Blamed::Backup,
+            essrun_sqlite::SqliteError::Keep(e) => keeper(e),
+            essrun_sqlite::SqliteError::Artifact { .. } => Blamed::Backup,
             essrun_sqlite::SqliteError::Destination { path, why, hint } => Blamed::Precondition {
                 why: format!("{path}: {why}"),
                 hint: hint.clone(),
@@ -329,5 +360,32 @@ mod tests {
         ] {
             assert!(!gave_out(PipelineError::restoring("s", io(kind.into()))), "{kind}");
         }
+    }
+    #[test]
+    fn a_store_out_of_reach_is_told_from_what_lies_in_it() {
+        let read = |cause| {
+            let store = essrun_store::StoreError {
+                action: "read",
+                object: "packs/x".into(),
+                store: "s3://bucket".into(),
+                cause,
+                why: "said".into(),
+                hint: None,
+                source: None,
+            };
+            let keep = KeepError::from(RepositoryError::Store(store));
+            PipelineError::restoring("s", essrun_volume::VolumeError::Keep(keep))
+        };
+        for cause in [Cause::Transient, Cause::Denied] {
+            let e = read(cause);
+            assert!(matches!(e, PipelineError::OutOfReach { .. }), "{cause:?}: {e}");
+            assert_eq!(e.exit(), Exit::Repository);
+        }
+        for cause in [Cause::Missing, Cause::Short] {
+            assert!(matches!(read(cause), PipelineError::Repository { .. }), "{cause:?}");
+        }
+        let damaged = KeepError::new("object x", "is not what it must be");
+        let e = PipelineError::restoring("s", essrun_postgres::Error::Keep(damaged));
+        assert!(matches!(e, PipelineError::Repository { .. }));
     }
 }
