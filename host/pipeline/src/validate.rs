@@ -7,7 +7,8 @@ use crate::error::PipelineError;
 use crate::load::Loaded;
 use crate::policy::{Policy, Question, input};
 use crate::report::Reporter;
-use crate::{keys, load, peers, repo};
+use crate::restore::targets::refuse_restorer;
+use crate::{instant, keys, load, peers, repo};
 use essrun_sandbox::Engine;
 use essrun_store::Grade;
 use serde::Serialize;
@@ -67,6 +68,7 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
         }
     }
     policy(pipeline, &engine, &loaded, &mut v, reporter.as_ref()).await?;
+    restorers(&loaded, &mut v).await;
     let sources = prepare::all(pipeline, loaded, reporter.as_ref()).await?;
     for instant in &sources.instants {
         v.ok(&instant.group, crate::instant::in_words(instant));
@@ -87,6 +89,23 @@ pub async fn run(pipeline: &Pipeline, reporter: Arc<dyn Reporter>) -> Result<Val
         }
     }
     Ok(v)
+}
+
+/// What a restore would be refused for on the day it is needed. Where its role is not known to this host there is nothing
+/// to look at: who restores may bring it.
+async fn restorers(loaded: &[Loaded], v: &mut Validation) {
+    for one in loaded.iter().filter(|one| one.third_party) {
+        for (label, grant) in one.config.databases.iter().filter(|(label, _)| one.owns(label)) {
+            let Some(admin) = &grant.admin else { continue };
+            match instant::connection(admin) {
+                Err(e) => v.add(one.name(), Severity::Info, format!("{label}: a restore needs it: {e}")),
+                Ok(role) => match refuse_restorer(one.name(), label, role).await {
+                    Ok(()) => {}
+                    Err(e) => v.add(one.name(), Severity::Warning, e.to_string()),
+                },
+            }
+        }
+    }
 }
 
 /// A policy that cannot be loaded is a fault of the pipeline file; one that says no now stands in a backup's way.

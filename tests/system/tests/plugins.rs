@@ -368,6 +368,9 @@ fn a_superuser_does_not_restore_for_plugins() {
         "the role postgres that restores main is a superuser",
         "admin-url-env",
     ];
+    let validated = || site.essrun().run(&["validate", "pipeline.toml"]).expect_success();
+    let told = validated();
+    assert!(says.iter().all(|word| told.stdout.contains(word)), "{told}");
     refused(site.with_identity("restore", &["--replace", "--yes"]), 4, &says);
     refused(site.with_identity("restore", &["--replace", "--dry-run"]), 4, &says);
     refused(site.with_identity("drill", &[]), 4, &says);
@@ -386,4 +389,6 @@ fn a_superuser_does_not_restore_for_plugins() {
     site.set_env("SLACK_ADMIN_DB", &admin);
     site.with_identity("restore", &["--replace", "--yes"]).expect_success();
     assert_eq!(site.sql("slack", "SELECT count(*) FROM message"), "5000");
+    let told = site.essrun().run(&["validate", "pipeline.toml"]).expect_success();
+    assert!(!told.stdout.contains("that restores"), "{told}");
 }

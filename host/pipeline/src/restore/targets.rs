@@ -282,10 +282,14 @@ async fn refuse_strong_one(component: &str, label: &str, target: &DatabaseTarget
         return Ok(());
     };
     // A database that is there before the restore; the role's rights are the whole server's.
-    let inspector = Inspector::new(target.with_database(&options.maintenance_database));
+    refuse_restorer(component, label, target.with_database(&options.maintenance_database)).await
+}
+
+/// Of the role that a component's databases are restored by.
+pub(crate) async fn refuse_restorer(component: &str, label: &str, role: Connection) -> Result<(), PipelineError> {
     let hint = "name in its `admin-url-env` or `admin-url-file` a role that is no superuser: one with CREATEDB that is a \
          member of the owner";
-    refuse_role(component, &inspector, (label, "that restores"), hint).await
+    refuse_role(component, &Inspector::new(role), (label, "that restores"), hint).await
 }
 
 /// The connection that creates and renames databases, and the database it maintains them from, where that was given.
