@@ -172,6 +172,27 @@ impl Cluster {
         builder.start()
     }
 
+    /// The databases, sorted.
+    pub fn databases(&self) -> Vec<String> {
+        let list = self.psql(
+            "postgres",
+            "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1",
+        );
+        list.expect("listing databases").lines().map(str::to_owned).collect()
+    }
+
+    /// Of all that `pg_dump` says of a database, whatever order its rows lie in.
+    pub fn digest(&self, database: &str) -> String {
+        let dump = self.client("pg_dump").args(["-d", database]).output().expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let text = String::from_utf8(dump.stdout).expect("a dump is UTF-8");
+        // pg_dump puts a random word into these two lines.
+        let known = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        let mut lines: Vec<&str> = text.lines().filter(known).collect();
+        lines.sort_unstable();
+        crate::sha256_hex(lines.join("\n").as_bytes())
+    }
+
     /// A hot standby that streams from this server, on a port of its own; it must go before this one.
     pub fn standby(&self) -> std::io::Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("essrun-pg-").tempdir()?;

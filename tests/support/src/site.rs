@@ -103,11 +103,7 @@ impl Site {
 
     /// The databases of the cluster, sorted.
     pub fn databases(&self) -> Vec<String> {
-        let list = self.sql(
-            "postgres",
-            "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1",
-        );
-        list.lines().map(str::to_owned).collect()
+        self.cluster.databases()
     }
 
     pub fn identity(&self) -> PathBuf {

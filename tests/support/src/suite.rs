@@ -181,28 +181,12 @@ volumes = {{ media = {{ path = "{media}" }}, config = {{ path = "{config}" }} }}
 
     /// A database as a digest: schema, rows, sequences, whatever the order rows lie in.
     pub fn database_digest(&self, name: &str) -> String {
-        let dump = self
-            .cluster
-            .client("pg_dump")
-            .args(["-d", name])
-            .output()
-            .expect("pg_dump");
-        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-        let text = String::from_utf8(dump.stdout).expect("a dump is UTF-8");
-        // pg_dump puts a random word into these two lines.
-        let known = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
-        let mut lines: Vec<&str> = text.lines().filter(known).collect();
-        lines.sort_unstable();
-        sha256_hex(lines.join("\n").as_bytes())
+        self.cluster.digest(name)
     }
 
     /// The databases of the cluster, sorted.
     pub fn databases(&self) -> Vec<String> {
-        let list = self.cluster.psql(
-            "postgres",
-            "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1",
-        );
-        list.expect("listing databases").lines().map(str::to_owned).collect()
+        self.cluster.databases()
     }
 }
 
