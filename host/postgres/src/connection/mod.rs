@@ -10,14 +10,12 @@ mod reach;
 mod same;
 mod session;
 mod tap;
-#[cfg(any(test, feature = "fuzzing"))]
-mod tap_fuzz;
 mod tls;
 
 pub use session::Session;
-pub(crate) use tap::{BATCH, Form};
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use tap_fuzz::fuzz_tap;
+pub(crate) use tap::fuzz::fuzz_tap;
+pub(crate) use tap::{BATCH, Form};
 
 use crate::error::{Error, Result};
 use parse::Params;

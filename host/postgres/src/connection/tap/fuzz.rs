@@ -4,66 +4,17 @@
 //! then come the sizes, then the server's bytes, or orders to make long messages of.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::tap::{BINARY_END, BINARY_HEADER, Form, Tap, Tapped};
+use super::server::{Server, message};
+use super::{BINARY_END, BINARY_HEADER, Form, Tap, Tapped};
 use futures_util::StreamExt;
 use futures_util::task::noop_waker_ref;
-use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::tls::{ChannelBinding, TlsStream};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// No more is made of orders than this.
 const MOST: usize = 6 << 20;
-
-/// A server that has said all it has to say, heard in pieces of given sizes; at size 0 it keeps one waiting once.
-struct Server {
-    bytes: Vec<u8>,
-    at: usize,
-    pieces: Vec<usize>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl AsyncRead for Server {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
-        let size = self.pieces[asked % self.pieces.len()];
-        let left = self.bytes.len() - self.at;
-        if size == 0 && left > 0 && self.pieces.iter().any(|p| *p > 0) {
-            return Poll::Pending;
-        }
-        let now = size.max(1).min(out.remaining()).min(left);
-        out.put_slice(&self.bytes[self.at..self.at + now]);
-        self.at += now;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Server {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl TlsStream for Server {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-fn message(tag: u8, contents: &[u8], out: &mut Vec<u8>) {
-    out.push(tag);
-    out.extend((contents.len() as u32 + 4).to_be_bytes());
-    out.extend_from_slice(contents);
-}
 
 /// Messages made by orders of four bytes.
 fn made(orders: &[u8]) -> Vec<u8> {
@@ -80,14 +31,14 @@ fn made(orders: &[u8]) -> Vec<u8> {
         match order[0] % 8 {
             0 | 1 => {
                 contents.push(b'\n');
-                message(b'd', &contents, &mut said);
+                said.extend(message(b'd', &contents));
             }
-            2 => message(b'd', &contents, &mut said),
-            3 => message(b'd', BINARY_HEADER, &mut said),
-            4 => message(b'd', BINARY_END, &mut said),
-            5 => message(b'd', &[BINARY_HEADER, &contents].concat(), &mut said),
-            6 => message(b'c', b"", &mut said),
-            _ => message(b'N', &contents, &mut said),
+            2 => said.extend(message(b'd', &contents)),
+            3 => said.extend(message(b'd', BINARY_HEADER)),
+            4 => said.extend(message(b'd', BINARY_END)),
+            5 => said.extend(message(b'd', &[BINARY_HEADER, &contents].concat())),
+            6 => said.extend(message(b'c', b"")),
+            _ => said.extend(message(b'N', &contents)),
         }
     }
     said
@@ -218,13 +169,8 @@ pub(crate) fn fuzz_tap(data: &[u8]) {
     // A reader that dawdles takes a batch only when the server is kept waiting.
     let dawdles = how & 0x40 != 0;
     let e = expected(&said, form);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let server = Server {
-        bytes: said,
-        at: 0,
-        pieces,
-        asked: asked.clone(),
-    };
+    let server = Server::new(said, pieces);
+    let asked = server.asked();
     let tap = Tap::default();
     let mut batches = tap.open(form).expect("a new tap opens");
     let mut stream = Tapped::new(Box::new(server), tap.clone());
