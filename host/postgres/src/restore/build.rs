@@ -4,6 +4,7 @@
 //! leaving out what the journal has; then what is there is proved against the backup. A restore stopped before its
 //! definitions were complete has nothing worth keeping, and is begun anew.
 
+use super::define::{Setup, admin_or, define, foreign_keys, is_setting, known_settings, partitioned, positions};
 use super::definitions::{self, Filter, Later, PostData};
 use super::journal::{self, Journal, Origin, Step};
 use super::plan::{self, RestoreOptions, RestorePlan, Severity, read_small, table_artifacts};
@@ -13,13 +14,12 @@ use super::{load, pool, proof};
 use crate::connection::{Connection, Session};
 use crate::dump::{KIND_LARGE_OBJECTS, LARGE_OBJECT_RIGHTS, TableMeta};
 use crate::error::{Error, Result};
-use crate::names::{TableName, quote_ident};
+use crate::names::TableName;
 use crate::sqltext::Statement;
 use essrun_artifact::{ArtifactName, ArtifactRecord, BackupReader, Progress};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::task::JoinSet;
 
 /// Builds the scratch database, or goes on building it. On an error it is dropped, unless what was done is to be kept.
 pub async fn execute(
@@ -109,36 +109,6 @@ async fn take_up(
     tracing::info!("{}: the restore that was stopped is begun anew: {why}", plan.prefix);
     scratch.give_up().await?;
     Ok(None)
-}
-
-/// How sessions of this restore are set up.
-#[derive(Clone)]
-struct Setup {
-    connection: Connection,
-    settings: String,
-    role: Option<String>,
-}
-
-impl Setup {
-    /// With the settings at the head of what comes after the rows.
-    fn with(self, post: &PostData) -> Setup {
-        Setup {
-            settings: std::iter::once(self.settings.as_str())
-                .chain(post.settings.iter().map(String::as_str))
-                .collect::<Vec<_>>()
-                .join("; "),
-            ..self
-        }
-    }
-
-    async fn session(&self) -> Result<Session> {
-        let session = Session::open(&self.connection).await?;
-        session.run("session settings", &self.settings).await?;
-        if let Some(role) = &self.role {
-            session.run("role", &format!("SET ROLE {}", quote_ident(role))).await?;
-        }
-        Ok(session)
-    }
 }
 
 /// One restore at work.
@@ -366,172 +336,4 @@ impl Fill<'_> {
         }
         proof::shape(&session).await
     }
-}
-
-/// Settings hold for the session, so they are made again in each.
-fn is_setting(sql: &str) -> bool {
-    sql.starts_with("SET ") || (sql.starts_with("SELECT") && sql.contains("pg_catalog.set_config("))
-}
-
-/// Settings this server knows; a newer `pg_dump` sets some that an older server does not.
-async fn known_settings(session: &Session) -> Result<HashSet<String>> {
-    let rows = session
-        .query("SELECT pg_catalog.lower(name) FROM pg_catalog.pg_settings", &[])
-        .await
-        .map_err(|e| session.error("settings of the server", &e))?;
-    Ok(rows.iter().map(|r| r.get(0)).collect())
-}
-
-async fn define(session: &Session, statements: &[Statement], setup: &Setup) -> Result<()> {
-    for s in statements {
-        admin_or(session, &s.sql, setup, None).await?;
-    }
-    Ok(())
-}
-
-/// Runs a definition; those only the connecting role may make are made by it, whoever is to own the rest. With a step
-/// it is written into the journal by the same transaction.
-async fn admin_or(session: &Session, sql: &str, setup: &Setup, step: Option<&Step>) -> Result<()> {
-    let what = || {
-        let line: String = sql
-            .chars()
-            .take(100)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        format!("definition `{line}`")
-    };
-    let upper = sql.get(..40.min(sql.len())).unwrap_or(sql).to_ascii_uppercase();
-    let admins = [
-        "CREATE EXTENSION",
-        "COMMENT ON EXTENSION",
-        "CREATE EVENT TRIGGER",
-        "CREATE LANGUAGE",
-        "CREATE CAST",
-    ]
-    .iter()
-    .any(|w| upper.starts_with(w));
-    let (reset, set) = match &setup.role {
-        Some(role) if admins => ("RESET ROLE".to_owned(), format!("SET ROLE {}", quote_ident(role))),
-        _ => (String::new(), String::new()),
-    };
-    let whole = match step {
-        // Alone, so that it runs outside of a transaction as `psql` would run it.
-        None if reset.is_empty() => sql.to_owned(),
-        None => {
-            session.run("role", &reset).await?;
-            session.run(&what(), sql).await?;
-            return session.run("role", &set).await;
-        }
-        Some(step) => format!("BEGIN; {reset}; {sql}\n; {set}; {}; COMMIT", step.note()),
-    };
-    session.run(&what(), &whole).await
-}
-
-/// Positions of sequences: only calls of setval are accepted.
-async fn positions(session: &Session, script: &[u8]) -> Result<()> {
-    let all = HashSet::new();
-    let filter = Filter {
-        owners: true,
-        privileges: true,
-        settings: &all,
-    };
-    let statements = definitions::script("sequences", script, &filter)?;
-    for some in statements.chunks(100) {
-        if some.iter().any(|s| !s.sql.starts_with("SELECT pg_catalog.setval(")) {
-            return Err(Error::damaged(
-                "sequences",
-                "it holds something else than calls of setval",
-            ));
-        }
-        let batch: Vec<&str> = some.iter().map(|s| s.sql.as_str()).collect();
-        session.run("positions of sequences", &batch.join("; ")).await?;
-    }
-    Ok(())
-}
-
-/// Foreign keys beside each other, never two that share a table: they would wait for each other's locks.
-async fn foreign_keys(
-    setup: &Setup,
-    place: usize,
-    keys: &[(String, HashSet<TableName>)],
-    journal: &Journal,
-    jobs: usize,
-) -> Result<()> {
-    let keys: Vec<&(String, HashSet<TableName>)> = keys
-        .iter()
-        .filter(|(sql, _)| !journal.has(&Step::later(place, sql)))
-        .collect();
-    let jobs = jobs.min(keys.len()).max(1);
-    let mut sessions = Vec::new();
-    for _ in 0..jobs {
-        sessions.push(setup.session().await?);
-    }
-    let mut waiting: Vec<(String, HashSet<TableName>)> = keys
-        .into_iter()
-        .map(|(sql, tables)| {
-            let note = Step::later(place, sql).note();
-            (format!("BEGIN; {sql}\n; {note}; COMMIT"), tables.clone())
-        })
-        .collect();
-    let mut running: JoinSet<(Result<()>, Session, HashSet<TableName>)> = JoinSet::new();
-    let mut busy: HashSet<TableName> = HashSet::new();
-    loop {
-        while !sessions.is_empty() {
-            let Some(at) = waiting.iter().position(|(_, tables)| tables.is_disjoint(&busy)) else {
-                break;
-            };
-            let Some(session) = sessions.pop() else { break };
-            let (sql, tables) = waiting.remove(at);
-            busy.extend(tables.iter().cloned());
-            running.spawn(async move {
-                let mut result = session.run("foreign key", &sql).await;
-                // Partitions are locked with their parents, which we do not see; the server resolves that by refusing one.
-                for _ in 0..5 {
-                    match &result {
-                        Err(e) if e.code() == Some("40P01") => {
-                            result = match session.run("foreign key", "ROLLBACK").await {
-                                Ok(()) => session.run("foreign key", &sql).await,
-                                lost => lost,
-                            }
-                        }
-                        _ => break,
-                    }
-                }
-                (result, session, tables)
-            });
-        }
-        match running.join_next().await {
-            None => break,
-            Some(Err(e)) => {
-                return Err(Error::Lost {
-                    what: "a restore worker".to_owned(),
-                    why: e.to_string(),
-                });
-            }
-            Some(Ok((result, session, tables))) => {
-                result?;
-                busy.retain(|t| !tables.contains(t));
-                sessions.push(session);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Statistics over partitioned tables as wholes, which nobody else gathers.
-async fn partitioned(session: &Session) -> Result<()> {
-    let rows = session
-        .query(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'p' AND NOT c.relispartition",
-            &[],
-        )
-        .await
-        .map_err(|e| session.error("list of partitioned tables", &e))?;
-    for row in rows {
-        session
-            .run("ANALYZE", &format!("ANALYZE {}", row.get::<_, &str>(0)))
-            .await?;
-    }
-    Ok(())
 }

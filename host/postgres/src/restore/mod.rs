@@ -10,6 +10,7 @@
 
 mod build;
 mod checks;
+mod define;
 mod definitions;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use definitions::fuzz_definitions;
