@@ -2,9 +2,13 @@
 //!
 //! `.essrun-restore-ID/` (mode 0700, so that nobody meets half-made files) holds `tree/`, `state.json` and `lock`. The
 //! state is written before each step that could need mending, so that whoever comes after a crash knows what is what.
+//!
+//! Where it lies others may be able to write: a mount point's own root belongs to whoever uses what is mounted. What such
+//! a one put there under our name must not have us move files about, so only a directory of our own is believed, and of
+//! it only what we could have written.
 
 use super::target::{Target, failed, refuse};
-use super::{Leftover, LeftoverState, STAGING_PREFIX};
+use super::{KEPT_PREFIX, Leftover, LeftoverState, STAGING_PREFIX};
 use crate::VolumeError;
 use crate::path::TextOrHex;
 use rustix::fd::OwnedFd;
@@ -12,7 +16,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -33,6 +37,9 @@ pub(super) enum Step {
     MovingNew,
 }
 
+/// What is kept beside a destination is named after it, this, and a time.
+pub(super) const KEPT_BESIDE: &str = ".before-";
+
 /// What `state.json` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
@@ -51,7 +58,39 @@ pub(super) struct State {
     pub closed: Option<u32>,
 }
 
+/// Two paths of the longest there are, written as digits, and the rest.
+const STATE_LIMIT: u64 = 64 << 10;
+
 impl State {
+    /// Reads one, and refuses what no restore wrote. What was live is kept beside the destination, or in it where that is
+    /// a mount point, and nowhere else.
+    pub fn parse(text: &[u8]) -> Result<State, String> {
+        let state: State = serde_json::from_slice(text).map_err(|e| format!("does not parse: {e}"))?;
+        let destination = state.destination();
+        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
+            return Err("names no destination".to_owned());
+        };
+        if !destination.is_absolute() || destination.as_os_str().as_bytes().contains(&0) {
+            return Err("names no destination".to_owned());
+        }
+        if let Some(kept) = state.kept() {
+            let (place, prefix) = match state.mount_point {
+                true => (destination.as_path(), KEPT_PREFIX.as_bytes().to_vec()),
+                false => (parent, [name.as_bytes(), KEPT_BESIDE.as_bytes()].concat()),
+            };
+            let ours = kept
+                .file_name()
+                .is_some_and(|name| name.as_bytes().starts_with(&prefix));
+            if !ours || kept.parent() != Some(place) || kept.as_os_str().as_bytes().contains(&0) {
+                return Err("keeps what was live where no restore keeps it".to_owned());
+            }
+        }
+        if state.closed.is_some_and(|mode| mode > 0o7777) {
+            return Err("names a mode that is none".to_owned());
+        }
+        Ok(state)
+    }
+
     pub fn destination(&self) -> PathBuf {
         path_of(&self.destination)
     }
@@ -246,19 +285,39 @@ fn is_young(path: &Path) -> bool {
     age.is_none_or(|age| age < Duration::from_secs(5))
 }
 
+/// The state, read from a directory of ours and no other; `None` when there is none.
 fn read_state(path: &Path) -> Result<Option<State>, VolumeError> {
     let file = path.join("state.json");
-    match std::fs::read(&file) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| {
-            refuse(
-                &file,
-                format!("does not parse: {e}"),
-                "look into the directory and remove it by hand",
-            )
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(failed("read", &file)(e)),
+    let io = |action, path: &Path, e| VolumeError::io(action, path.as_os_str().as_bytes(), e);
+    // From one descriptor, so that nobody puts another directory in its place in between.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let directory = match rustix::fs::open(path, flags | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(io("open", path, e)),
+    };
+    let owner = rustix::fs::fstat(&directory)
+        .map_err(|e| io("look at", path, e))?
+        .st_uid;
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(refuse(
+            path,
+            format!("belongs to user {owner}, and not to the one who restores"),
+            "look into the directory and remove it by hand, or restore as that user",
+        ));
     }
+    let opened = match rustix::fs::openat(&directory, "state.json", flags | OFlags::NONBLOCK, Mode::empty()) {
+        Ok(opened) => File::from(opened),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(io("open", &file, e)),
+    };
+    let mut text = Vec::new();
+    let read = opened.take(STATE_LIMIT).read_to_end(&mut text);
+    read.map_err(failed("read", &file))?;
+    let state = State::parse(&text);
+    state
+        .map(Some)
+        .map_err(|why| refuse(&file, why, "look into the directory and remove it by hand"))
 }
 
 /// All leftovers of restores to the target.
@@ -317,5 +376,66 @@ pub(super) fn drop_one(leftover: &Leftover) -> Result<bool, VolumeError> {
     match read_state(&leftover.path)?.map(|s| s.step) {
         None | Some(Step::Extracting | Step::Complete) => remove_locked(&leftover.path, lock).map(|()| true),
         Some(Step::Exchanging | Step::MovingOld | Step::MovingNew) => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_live_is_kept_beside_it_and_nowhere_else() {
+        let state = |mount_point: bool, kept: &str| {
+            let text = serde_json::json!({
+                "destination": "/srv/media", "step": "exchanging", "mount_point": mount_point, "tree_inode": 1, "kept": kept,
+            });
+            State::parse(text.to_string().as_bytes())
+        };
+        for (mount_point, kept) in [
+            (false, "/srv/media.before-20260131T041500000Z"),
+            (true, "/srv/media/.essrun-before-20260131T041500000Z"),
+        ] {
+            state(mount_point, kept).unwrap();
+            state(!mount_point, kept).unwrap_err();
+        }
+        for elsewhere in [
+            "/etc/cron.d",
+            "/srv/other.before-1",
+            "/srv/media.before-1/..",
+            "/srv/media.before-1/x",
+            "/srv/../etc/media.before-1",
+            "media.before-1",
+            "/srv/media.before-1\0",
+            "",
+        ] {
+            state(false, elsewhere).unwrap_err();
+        }
+    }
+
+    /// Only root can make a directory another's.
+    #[test]
+    fn a_directory_of_somebody_else_is_passed_over() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let live = dir.path().join("live");
+        std::fs::create_dir(&live).unwrap();
+        let target = Target::look(&live).unwrap();
+        let mut staging = Staging::create(&target, [0; 32]).unwrap();
+        staging.enter(Step::Exchanging).unwrap();
+        let path = staging.path.clone();
+        drop(staging);
+        assert_eq!(leftovers(&target).unwrap().len(), 1);
+        std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+        assert_eq!(leftovers(&target).unwrap(), []);
+        let refused = Staging::take_up(&path).unwrap_err().to_string();
+        assert!(refused.contains("belongs to user 12345"), "{refused}");
+        // A link to one of ours is not ours either.
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        let moved = dir.path().join("moved");
+        std::fs::rename(&path, &moved).unwrap();
+        std::os::unix::fs::symlink(&moved, &path).unwrap();
+        assert_eq!(leftovers(&target).unwrap(), []);
     }
 }

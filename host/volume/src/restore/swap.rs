@@ -3,7 +3,7 @@
 //! A directory is exchanged in one rename. A mount point cannot be renamed, so its children are moved out and the new
 //! ones in, one rename each; `state.json` says which of the two was under way, and [`resume`] goes on from there.
 
-use super::staging::{Staging, Step};
+use super::staging::{KEPT_BESIDE, Staging, Step};
 use super::target::{Target, failed, refuse, stays};
 use super::{KEPT_PREFIX, Swapped};
 use crate::VolumeError;
@@ -280,7 +280,7 @@ fn kept_name(target: &Target) -> PathBuf {
         return target.path.join(format!("{KEPT_PREFIX}{stamp}"));
     }
     let mut name = target.name.clone();
-    name.push(format!(".before-{stamp}"));
+    name.push(format!("{KEPT_BESIDE}{stamp}"));
     target.parent.join(name)
 }
 
