@@ -1,4 +1,4 @@
-//! The doors that fuzzers come in by: listings, the trees restored from them, patterns.
+//! The doors that fuzzers come in by: listings, the trees restored from them, patterns, what a killed restore left.
 //!
 //! Whatever comes in, nothing may panic, and what is accepted must hold what the rest of the room relies on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -17,7 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A decoder, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: &[Target] = &[("listing", listing), ("patterns", patterns), ("tree", tree)];
+pub const TARGETS: &[Target] = &[
+    ("listing", listing),
+    ("patterns", patterns),
+    ("staging", staging),
+    ("tree", tree),
+];
 
 fn read(pieces: impl Iterator<Item = Vec<u8>>) -> Result<Vec<ListedEntry>, String> {
     let mut decoder = Decoder::default();
@@ -83,12 +88,25 @@ impl Ground {
         std::fs::write(path.join("outside/victim"), b"untouched").unwrap();
         Ground(path)
     }
+
+    fn outside_is_untouched(&self) {
+        let outside = self.0.join("outside");
+        assert_eq!(std::fs::read(outside.join("victim")).unwrap(), b"untouched");
+        assert_eq!(outside.read_dir().unwrap().count(), 1, "written outside");
+    }
 }
 
 impl Drop for Ground {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// What is beside a destination, and was left there by a restore or somebody else.
+pub fn staging(data: &[u8]) {
+    let ground = Ground::new();
+    restore::fuzz_staging(data, &ground.0);
+    ground.outside_is_untouched();
 }
 
 /// A listing, restored. In it `"@"` as a file's content stands for four bytes that are there, and `@ground@` for
@@ -104,9 +122,7 @@ pub fn tree(data: &[u8]) {
         .build()
         .unwrap();
     runtime.block_on(restored(data, &ground));
-    let outside = ground.0.join("outside");
-    assert_eq!(std::fs::read(outside.join("victim")).unwrap(), b"untouched");
-    assert_eq!(outside.read_dir().unwrap().count(), 1, "written outside");
+    ground.outside_is_untouched();
     let known = |name: &std::ffi::OsStr| {
         let name = name.to_string_lossy();
         name == "outside" || name == "goal" || name.starts_with(restore::STAGING_PREFIX)

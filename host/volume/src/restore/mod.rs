@@ -9,12 +9,16 @@ mod extract;
 mod over;
 mod probe;
 mod staging;
+#[cfg(any(test, feature = "fuzzing"))]
+mod staging_fuzz;
 mod swap;
 mod target;
 
 use self::extract::Extraction;
 use self::over::TakenOver;
 use self::staging::{Staging, Step};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::staging_fuzz::run as fuzz_staging;
 use self::target::Target;
 use crate::listing::meta_of;
 use crate::sys::Root;
