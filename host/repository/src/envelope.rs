@@ -15,7 +15,9 @@ const BLOCK: u64 = 64 * 1024;
 const SEALED_BLOCK: u64 = BLOCK + 16;
 
 /// No header we make or read is longer: 20 recipients of the longest kind fit several times over.
-const HEADER_LIMIT: usize = 64 * 1024;
+pub(crate) const HEADER_LIMIT: usize = 64 * 1024;
+/// What stands between a header and the first block.
+pub(crate) const NONCE: u64 = 16;
 const MAGIC: &str = "age-encryption.org/v1";
 
 fn failed(what: &str, e: impl std::fmt::Display) -> RepositoryError {
@@ -58,7 +60,7 @@ impl Header {
                     tags.push(tag.to_owned());
                 }
             } else if line.starts_with("--- ") {
-                let payload_offset = offset as u64 + 16;
+                let payload_offset = offset as u64 + NONCE;
                 return Ok(Header { tags, payload_offset });
             }
         }

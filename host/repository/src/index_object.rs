@@ -6,6 +6,7 @@
 
 use crate::RepositoryError;
 use crate::cutter::CHUNK_LIMIT;
+use crate::envelope::{HEADER_LIMIT, NONCE};
 use crate::keys::{Recipients, WriterKey, WriterPublic};
 use crate::names::{PackName, parse_hash};
 use crate::signed::{self, Kind};
@@ -181,6 +182,10 @@ pub(crate) fn decode(
         return Err(bad("it belongs to another repository"));
     }
     let pack = PackName::parse(&claim.pack).ok_or_else(|| bad("it names no pack"))?;
+    // Readers fetch as much and hold it.
+    if claim.payload_offset > HEADER_LIMIT as u64 + NONCE {
+        return Err(bad("the header of its pack is too large"));
+    }
     let entries = document.payload.chunks_exact(ENTRY);
     if !entries.remainder().is_empty() {
         return Err(bad("its entries are cut off"));
