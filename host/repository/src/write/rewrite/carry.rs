@@ -3,7 +3,7 @@
 //! In this order, so that whatever it is cut short at, every revision names only what is there.
 
 use super::{READ_AHEAD, Rewrite, Work, place_key, summed};
-use crate::index_object::PackIndex;
+use crate::index_object::{PackIndex, Place};
 use crate::keys::Recipients;
 use crate::manifest;
 use crate::names::{Hash, IndexName, PackName};
@@ -120,31 +120,7 @@ impl Work<'_> {
 
     /// The kept chunks of a pack, in order, in stretches.
     fn runs(&self, number: u32, pack: &PackIndex) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        let mut bytes = 0u64;
-        for (id, place) in &pack.chunks {
-            if !self.keeps(number, place.frame, place.offset) {
-                continue;
-            }
-            let pick = Pick { id: *id, place: *place };
-            match runs.last_mut() {
-                Some(run) if bytes + u64::from(place.bytes) <= STRETCH => {
-                    run.last = place.frame;
-                    run.picks.push(pick);
-                }
-                _ => {
-                    bytes = 0;
-                    runs.push(Run {
-                        pack: number,
-                        first: place.frame,
-                        last: place.frame,
-                        picks: vec![pick],
-                    });
-                }
-            }
-            bytes += u64::from(place.bytes);
-        }
-        runs
+        stretches(number, pack, |place| self.keeps(number, place.frame, place.offset))
     }
 
     /// What this writer said beside backups, its own and others', and sealed to others than the recipients of today.
@@ -228,5 +204,86 @@ impl Work<'_> {
             self.report.backups.push(claim.backup.clone());
         }
         Ok(())
+    }
+}
+
+/// Chunks of a pack, in order, in stretches of bounded size. What counts is not the chunks but the frames they lie in:
+/// those are opened whole, and what lies between them is read too.
+fn stretches(number: u32, pack: &PackIndex, keeps: impl Fn(&Place) -> bool) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let (mut plain, mut begin) = (0u64, 0u64);
+    for (id, place) in pack.chunks.iter().filter(|(_, place)| keeps(place)) {
+        let pick = Pick { id: *id, place: *place };
+        let frame = pack.frames.get(place.frame as usize);
+        let (bytes, from, to) = frame.map_or((0, 0, 0), |f| {
+            (u64::from(f.plain), f.offset, f.offset + u64::from(f.compressed))
+        });
+        match runs.last_mut() {
+            Some(run) if run.last == place.frame => run.picks.push(pick),
+            Some(run) if plain + bytes <= STRETCH && to.saturating_sub(begin) <= STRETCH => {
+                plain += bytes;
+                run.last = place.frame;
+                run.picks.push(pick);
+            }
+            _ => {
+                (plain, begin) = (bytes, from);
+                runs.push(Run {
+                    pack: number,
+                    first: place.frame,
+                    last: place.frame,
+                    picks: vec![pick],
+                });
+            }
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index_object::FrameSpan;
+    use crate::names::Sum;
+    use essrun_artifact::ChunkId;
+
+    #[test]
+    fn a_stretch_is_bounded_by_its_frames() {
+        const FRAME: u32 = 1 << 20;
+        let frames = (0..100u32).map(|n| FrameSpan {
+            offset: u64::from(n) * 1000,
+            compressed: 1000,
+            plain: FRAME,
+        });
+        // Two small chunks of every frame are looked at, as when little of a pack is kept.
+        let chunks = (0..200u32).map(|n| {
+            let place = Place {
+                frame: n / 2,
+                offset: n % 2,
+                bytes: 1,
+            };
+            (ChunkId([n as u8; 32]), place)
+        });
+        let mut pack = PackIndex {
+            pack: PackName {
+                meta: false,
+                sum: Sum {
+                    hash: [0; 32],
+                    bytes: 0,
+                },
+            },
+            payload_offset: 0,
+            recipients: Vec::new(),
+            frames: frames.collect(),
+            chunks: chunks.collect(),
+        };
+        let runs = stretches(0, &pack, |_| true);
+        assert_eq!(runs.iter().map(|r| r.picks.len()).sum::<usize>(), 200);
+        assert!(runs.iter().all(|r| r.last - r.first < 4 && r.picks.len() == 8));
+        // Little to open and much between.
+        for (n, frame) in pack.frames.iter_mut().enumerate() {
+            (frame.offset, frame.compressed, frame.plain) = (n as u64 * 3_000_000, 3_000_000, 1);
+        }
+        let runs = stretches(0, &pack, |place| place.frame % 3 == 0);
+        assert_eq!(runs.len(), 34);
     }
 }
