@@ -404,6 +404,28 @@ impl Core {
         .await?
     }
 
+    /// The same repository, with objects from elsewhere.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn with_store(&self, store: Arc<dyn Store>) -> Core {
+        Core {
+            store,
+            writer: self.writer.clone(),
+            identities: self.identities.clone(),
+            reads_contents: self.reads_contents,
+            recipients: self.recipients.clone(),
+            options: self.options.clone(),
+            config: self.config.clone(),
+            config_hash: self.config_hash,
+            trusted: self.trusted.clone(),
+            follows: self.follows.clone(),
+            cache_dir: self.cache_dir.clone(),
+            state_dir: self.state_dir.clone(),
+            index: OnceLock::new(),
+            known: OnceLock::new(),
+            cpu: self.cpu.clone(),
+        }
+    }
+
     /// Reads an object and checks it against the sum in its name.
     pub async fn get_summed(&self, name: &ObjectName) -> Result<Bytes, RepositoryError> {
         let bytes = self.store.get(name).await?;

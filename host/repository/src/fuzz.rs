@@ -9,6 +9,9 @@
 //! the room relies on, which is asserted here. `tests/fuzz` runs these for hours, the test below on every corpus.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod frames;
+pub use frames::frames;
+
 use crate::core::{Card, Config, Core};
 use crate::envelope::{self, Header, Sealer};
 use crate::keys::{Identity, Recipients, WriterKey};
@@ -31,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("annotation", annotation),
     ("claims", claims),
     ("envelope", envelope),
+    ("frames", frames),
     ("index", index),
     ("keys", keys),
     ("list", list),

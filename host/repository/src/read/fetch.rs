@@ -123,6 +123,12 @@ impl Fetcher {
         }
     }
 
+    /// Tells of a pack that is in no index.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn knows(&self, number: u32, pack: Pack) {
+        locked(&self.packs).put(number, Arc::new(pack));
+    }
+
     /// The object's name of a pack.
     pub(crate) fn pack_name(&self, number: u32) -> Result<String, RepositoryError> {
         Ok(self.pack(number)?.name.object()?.to_string())
@@ -148,13 +154,8 @@ impl Fetcher {
         if let Some(header) = locked(&self.headers).get(&number) {
             return Ok(header);
         }
-        let header = self
-            .core
-            .store
-            .get_range(&pack.name.object()?, 0..pack.payload_offset)
-            .await?;
-        locked(&self.headers).put(number, header.clone());
-        Ok(header)
+        let range = 0..pack.payload_offset;
+        Ok(self.core.store.get_range(&pack.name.object()?, range).await?)
     }
 
     /// The chunks of a run, in the order of its picks, each checked against its id.
@@ -211,9 +212,10 @@ impl Fetcher {
         let blocks = self.core.store.get_range(&object, range.clone()).await?;
         let identities = self.core.identities.clone();
         let spans = pack.clone();
+        let opening = header.clone();
         let opened = self.core.compute(move || {
             let object = object.to_string();
-            let plain = envelope::open_range(&object, &identities, header, blocks, range.start, from, to)?;
+            let plain = envelope::open_range(&object, &identities, opening, blocks, range.start, from, to)?;
             let mut opened = Vec::with_capacity(missing.len());
             for number in missing {
                 let span = spans.frames.get(number as usize).copied();
@@ -231,6 +233,8 @@ impl Fetcher {
             Ok(opened)
         });
         let opened = opened.await?;
+        // Only what opened something is worth keeping: another may come when it is asked for again.
+        locked(&self.headers).put(run.pack, header);
         let mut kept = locked(&self.frames);
         for (number, bytes) in opened {
             kept.put((run.pack, number), bytes.clone());
