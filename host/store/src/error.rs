@@ -85,7 +85,7 @@ impl StoreError {
             E::NotSupported { .. } | E::NotImplemented { .. } | E::InvalidPath { .. } => Cause::Other,
             other => io_cause(other).unwrap_or(Cause::Other),
         };
-        let mut e = StoreError::new(action, object, store, cause, chain(&error));
+        let mut e = StoreError::new(action, object, store, cause, shortened(chain(&error)));
         e.source = Some(Box::new(error));
         e
     }
@@ -94,6 +94,17 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         self.cause == Cause::Transient
     }
+}
+
+/// More of a reason is not told: a server's whole answer may be in it.
+pub(crate) const LONGEST_REASON: usize = 2000;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_REASON {
+        text.truncate(text.floor_char_boundary(LONGEST_REASON));
+        text.push('…');
+    }
+    text
 }
 
 /// The whole chain of causes in one line; libraries hide the reason (`No space left on device`) at its end.

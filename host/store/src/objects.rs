@@ -7,10 +7,10 @@
 
 use crate::{Cause, ObjectInfo, ObjectName, Outcome, Store, StoreError};
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -185,6 +185,23 @@ impl Objects {
     }
 }
 
+/// Part of an object. A server that sends more than it was asked for is not listened to for longer than it takes to see.
+async fn at_most(inner: &dyn ObjectStore, path: &Path, range: Range<u64>) -> object_store::Result<Bytes> {
+    let wanted = range.end.saturating_sub(range.start);
+    let options = GetOptions {
+        range: Some(range.into()),
+        ..GetOptions::default()
+    };
+    let mut stream = inner.get_opts(path, options).await?.into_stream();
+    let mut read = BytesMut::with_capacity(wanted.min(16 << 20) as usize);
+    while read.len() as u64 <= wanted
+        && let Some(more) = stream.try_next().await?
+    {
+        read.extend_from_slice(&more);
+    }
+    Ok(read.freeze())
+}
+
 fn local(path: &std::path::Path, what: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let inner = object_store::local::LocalFileSystem::new_with_prefix(path)
         .map_err(|e| StoreError::from_object_store_str("open", "the directory", what, e))?
@@ -268,7 +285,11 @@ impl Store for Objects {
         }
         let inner = self.inner()?;
         let request = async {
-            Ok(match inner.get_range(&path, range.clone()).await {
+            let read = match self.remote {
+                true => at_most(&*inner, &path, range.clone()).await,
+                false => inner.get_range(&path, range.clone()).await,
+            };
+            Ok(match read {
                 Err(e) => match self.out_of_range(name, &range, &e) {
                     Some(short) => Err(short),
                     None => return Err(e),
@@ -347,8 +368,7 @@ mod tests {
     use super::*;
     use futures_util::stream::{BoxStream, StreamExt};
     use object_store::{
-        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
-        Result,
+        CopyOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult, Result,
     };
 
     /// Answers everything but the rest of a listing.
@@ -384,6 +404,60 @@ mod tests {
         async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
             self.0.copy_opts(from, to, options).await
         }
+    }
+
+    /// Sends without end, whatever range it is asked for.
+    #[derive(Debug)]
+    struct Endless(object_store::memory::InMemory);
+
+    impl std::fmt::Display for Endless {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a store that does not stop")
+        }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Endless {
+        async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            self.0.put_opts(at, payload, options).await
+        }
+        async fn put_multipart_opts(&self, at: &Path, o: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(at, o).await
+        }
+        async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+            let mut result = self.0.get_opts(at, options).await?;
+            let more = futures_util::stream::repeat_with(|| Ok(Bytes::from_static(&[0; 1024])));
+            result.payload = object_store::GetResultPayload::Stream(more.boxed());
+            Ok(result)
+        }
+        fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.0.delete_stream(at)
+        }
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix)
+        }
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(from, to, options).await
+        }
+    }
+
+    #[tokio::test]
+    async fn more_than_was_asked_for_is_not_read_to_its_end() {
+        let inner = Arc::new(Endless(object_store::memory::InMemory::new()));
+        let store = Objects::remote(inner, "endless".into());
+        let name = ObjectName::new("a/b").unwrap();
+        store.put_new(&name, Bytes::from_static(&[0; 100])).await.unwrap();
+        let refused = store.get_range(&name, 10..20).await.unwrap_err();
+        assert_eq!(refused.cause, Cause::Short);
+        assert!(
+            refused
+                .to_string()
+                .contains("bytes 10..20 were asked for and 1024 came"),
+            "{refused}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

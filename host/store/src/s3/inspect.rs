@@ -2,9 +2,13 @@
 
 use super::lock::Signer;
 use crate::{Cause, StoreError};
+use futures_util::TryStreamExt;
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use std::time::Duration;
+
+/// No setting takes more to tell.
+const LONGEST_ANSWER: usize = 64 << 10;
 
 /// A bucket's own address.
 #[derive(Debug)]
@@ -65,8 +69,21 @@ impl Bucket {
             .map_err(|e| failed(e.to_string()))?;
         let answer = self.client.execute(request).await.map_err(|e| failed(e.to_string()))?;
         let status = answer.status().as_u16();
-        let body = answer.into_body().bytes().await.map_err(|e| failed(e.to_string()))?;
-        let text = String::from_utf8_lossy(body.get(..body.len().min(64 << 10)).unwrap_or_default()).into_owned();
+        let mut stream = answer.into_body().bytes_stream();
+        let mut body = Vec::new();
+        while body.len() < LONGEST_ANSWER
+            && let Some(more) = stream.try_next().await.map_err(|e| failed(e.to_string()))?
+        {
+            body.extend_from_slice(&more);
+        }
+        Ok(BucketState::of(status, &body, fields))
+    }
+}
+
+impl BucketState {
+    /// What an answer says of these fields.
+    pub fn of(status: u16, body: &[u8], fields: &[&str]) -> BucketState {
+        let text = String::from_utf8_lossy(body.get(..body.len().min(LONGEST_ANSWER)).unwrap_or_default());
         match status {
             200..=299 => {
                 let said: Vec<String> = fields
@@ -74,14 +91,14 @@ impl Bucket {
                     .filter_map(|f| Some((f, element(&text, f)?)))
                     .map(|(f, v)| format!("{} {v}", f.to_lowercase()))
                     .collect();
-                Ok(match said.is_empty() {
+                match said.is_empty() {
                     true => BucketState::Unset,
                     false => BucketState::Said(said.join(", ")),
-                })
+                }
             }
-            404 if text.contains("ObjectLockConfigurationNotFound") => Ok(BucketState::Unset),
-            403 => Ok(BucketState::Untold("the key may not ask".to_owned())),
-            other => Ok(BucketState::Untold(format!("the store answered {other}"))),
+            404 if text.contains("ObjectLockConfigurationNotFound") => BucketState::Unset,
+            403 => BucketState::Untold("the key may not ask".to_owned()),
+            other => BucketState::Untold(format!("the store answered {other}")),
         }
     }
 }
