@@ -45,7 +45,8 @@ pub struct Elected {
 }
 
 /// What a look at the claims told.
-enum Standing {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
     Alone,
     First,
     Behind,
@@ -69,26 +70,16 @@ impl Elected {
 
     async fn standing(&self, name: &ObjectName, mine: &ObjectName) -> Result<Option<Standing>, StoreError> {
         let claims = self.blind.list(&claims_for(name)).await?;
-        let Some(own) = claims.iter().find(|c| c.name == *mine) else {
+        let Some((standing, dead)) = standing_among(&claims, mine) else {
             return Ok(None);
         };
-        let (mut others, mut first) = (0, true);
-        for other in claims.iter().filter(|c| c.name != *mine) {
-            if counts_until(other) < own.modified_unix_seconds {
-                // Left by a writer that died. Whoever sees it may take it away; failing to changes nothing.
-                if let Err(e) = self.blind.delete(&other.name).await {
-                    tracing::debug!(error = %e, "an old claim stays");
-                }
-                continue;
+        for old in dead {
+            // Whoever sees it may take it away; failing to changes nothing.
+            if let Err(e) = self.blind.delete(old).await {
+                tracing::debug!(error = %e, "an old claim stays");
             }
-            others += 1;
-            first &= *mine < other.name;
         }
-        Ok(Some(match others {
-            0 => Standing::Alone,
-            _ if first => Standing::First,
-            _ => Standing::Behind,
-        }))
+        Ok(Some(standing))
     }
 
     async fn withdraw(&self, claim: &ObjectName) {
@@ -136,9 +127,32 @@ async fn pause(milliseconds: u64) {
     .await;
 }
 
+/// What a listing of claims says of mine, and which of them were left by writers that died; `None`: it does not show mine.
+pub(crate) fn standing_among<'a>(
+    claims: &'a [ObjectInfo],
+    mine: &ObjectName,
+) -> Option<(Standing, Vec<&'a ObjectName>)> {
+    let own = claims.iter().find(|c| c.name == *mine)?;
+    let (mut dead, mut others, mut first) = (Vec::new(), 0, true);
+    for other in claims.iter().filter(|c| c.name != *mine) {
+        if counts_until(other) < own.modified_unix_seconds {
+            dead.push(&other.name);
+            continue;
+        }
+        others += 1;
+        first &= *mine < other.name;
+    }
+    let standing = match others {
+        0 => Standing::Alone,
+        _ if first => Standing::First,
+        _ => Standing::Behind,
+    };
+    Some((standing, dead))
+}
+
 /// The last second a claim counts, by the store's clock, with a second for rounding. One whose name says nothing that
 /// can be understood counts for a day.
-fn counts_until(claim: &ObjectInfo) -> i64 {
+pub(crate) fn counts_until(claim: &ObjectInfo) -> i64 {
     let said = claim
         .name
         .as_str()

@@ -59,7 +59,7 @@ pub fn leftovers(root: &Path, age: Duration) -> Result<Vec<Leftover>, StoreError
 }
 
 /// `<object name>#<digits>`, nothing else.
-fn is_staging(root: &Path, path: &Path) -> bool {
+pub(crate) fn is_staging(root: &Path, path: &Path) -> bool {
     let name = path.strip_prefix(root).ok().and_then(Path::to_str);
     name.and_then(|name| name.rsplit_once('#'))
         .is_some_and(|(object, digits)| {
