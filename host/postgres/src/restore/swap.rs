@@ -8,6 +8,7 @@ use super::plan::limited;
 use super::restored::Restored;
 use super::scratch::relations;
 use crate::connection::{Connection, Session, our_name};
+use crate::dump::DatabaseFacts;
 use crate::error::{Error, Result};
 use crate::names::{quote_ident, quote_literal};
 use serde::{Deserialize, Serialize};
@@ -197,6 +198,40 @@ async fn rights(restored: &Restored, scratch: &str) -> Result<()> {
         .iter()
         .map(|r| r.get(0))
         .collect();
+    let wanted = rights_statements(facts, &roles, scratch)?;
+    for grant in wanted.grants {
+        keeper.run("rights on the database", &grant).await?;
+    }
+    for (name, set) in wanted.settings {
+        if let Err(e) = keeper.run("settings of the database", &set).await {
+            tracing::warn!(error = %e, setting = %name, "a setting of the database is left out");
+        }
+    }
+    Ok(())
+}
+
+/// What gives a database its rights and settings.
+#[derive(Debug, Default)]
+pub(super) struct Rights {
+    pub grants: Vec<String>,
+    /// Each with the setting's name.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Settings that are lists of names: they are stored as they were written, quotes and all. The same that pg_dump knows.
+const LISTS: &[&str] = &[
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+];
+
+/// The statements that give them, for roles that are there. All of it comes from a backup: it is refused where it is more
+/// than a right, a name, a value.
+pub(super) fn rights_statements(facts: &DatabaseFacts, roles: &[String], database: &str) -> Result<Rights> {
+    let mut rights = Rights::default();
     for (role, privilege) in &facts.grants {
         let to = match role.as_str() {
             "" => "PUBLIC".to_owned(),
@@ -214,19 +249,18 @@ async fn rights(restored: &Restored, scratch: &str) -> Result<()> {
             p @ ("CONNECT" | "CREATE" | "TEMPORARY") => p,
             other => return Err(Error::damaged("database facts", format!("unknown right `{other}`"))),
         };
-        let grant = format!("GRANT {privilege} ON DATABASE {} TO {to}", quote_ident(scratch));
-        keeper.run("rights on the database", &grant).await?;
+        let grant = format!("GRANT {privilege} ON DATABASE {} TO {to}", quote_ident(database));
+        rights.grants.push(grant);
     }
     for (role, setting) in &facts.settings {
         let Some((name, value)) = setting.split_once('=') else {
             continue;
         };
+        let list = LISTS.iter().any(|list| name.eq_ignore_ascii_case(list));
         let name = name.split('.').map(quote_ident).collect::<Vec<_>>().join(".");
-        // A list is stored as it was written, quotes and all; any other value is one literal.
-        let value = if name.contains("search_path") {
-            value.to_owned()
-        } else {
-            quote_literal(value)
+        let value = match list {
+            true => value.to_owned(),
+            false => quote_literal(value),
         };
         if crate::sqltext::closed(&value).is_err() {
             return Err(Error::damaged(
@@ -235,18 +269,11 @@ async fn rights(restored: &Restored, scratch: &str) -> Result<()> {
             ));
         }
         let subject = match role.as_str() {
-            "" => format!("DATABASE {}", quote_ident(scratch)),
-            role => format!("ROLE {} IN DATABASE {}", quote_ident(role), quote_ident(scratch)),
+            "" => format!("DATABASE {}", quote_ident(database)),
+            role => format!("ROLE {} IN DATABASE {}", quote_ident(role), quote_ident(database)),
         };
-        if let Err(e) = keeper
-            .run(
-                "settings of the database",
-                &format!("ALTER {subject} SET {name} TO {value}"),
-            )
-            .await
-        {
-            tracing::warn!(error = %e, setting = %name, "a setting of the database is left out");
-        }
+        let set = format!("ALTER {subject} SET {name} TO {value}");
+        rights.settings.push((name, set));
     }
-    Ok(())
+    Ok(rights)
 }
