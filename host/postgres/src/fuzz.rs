@@ -1,4 +1,5 @@
-//! The doors that fuzzers come in by: scripts of definitions, fragments of SQL, connection strings, rows.
+//! The doors that fuzzers come in by: scripts of definitions, fragments of SQL, connection strings, rows, certificates,
+//! what stands in a database that a restore left.
 //!
 //! Whatever comes in, nothing may panic, and what is accepted must hold what the rest of the room relies on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -10,9 +11,12 @@ use crate::{connection, names, restore};
 pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: &[Target] = &[
+    ("certificate", certificate),
     ("connection", connection),
     ("definitions", definitions),
+    ("facts", facts),
     ("fragment", fragment),
+    ("marks", marks),
     ("tap", tap),
 ];
 
@@ -78,6 +82,22 @@ pub fn fragment(data: &[u8]) {
 pub fn connection(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     connection::fuzz_parse(text);
+}
+
+/// A server's certificate.
+pub fn certificate(data: &[u8]) {
+    connection::fuzz_certificate(data);
+}
+
+/// What a backup says of its database as a whole.
+pub fn facts(data: &[u8]) {
+    restore::fuzz_facts(data);
+}
+
+/// What a restore wrote down in a server, or somebody else in its place.
+pub fn marks(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    restore::fuzz_marks(text);
 }
 
 /// What a server says while a COPY is under way.

@@ -16,6 +16,8 @@ pub use session::Session;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use tap::fuzz::fuzz_tap;
 pub(crate) use tap::{BATCH, Form};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use tls::fuzz_certificate;
 
 use crate::error::{Error, Result};
 use parse::Params;

@@ -135,9 +135,13 @@ impl Journal {
             .query(&format!("SELECT step::text, said::text FROM {SCHEMA}.done"), &[])
             .await
             .map_err(fail)?;
+        Ok(Journal::of_rows(rows.iter().map(|row| (row.get(0), row.get(1)))))
+    }
+
+    /// What its rows say, a step and what is said of it each.
+    pub fn of_rows(rows: impl IntoIterator<Item = (String, String)>) -> Option<Journal> {
         let mut journal = Journal::default();
-        for row in rows {
-            let (step, said): (String, String) = (row.get(0), row.get(1));
+        for (step, said) in rows {
             if step == ORIGIN {
                 journal.origin = serde_json::from_str(&said).unwrap_or_default();
             } else if step == SHAPE {
@@ -148,7 +152,7 @@ impl Journal {
                 journal.steps.insert(Step(step));
             }
         }
-        Ok(journal.steps.contains(&Step::definitions()).then_some(journal))
+        journal.steps.contains(&Step::definitions()).then_some(journal)
     }
 
     pub fn of_mark(settled: &Settled) -> Journal {

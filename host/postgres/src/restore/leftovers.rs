@@ -59,7 +59,7 @@ pub async fn list_leftovers(target: &Connection, maintenance_database: &str) -> 
 
 /// Whether a name ends as those of scratch databases do: `_essrun_` and a backup's id, a drill's, or the milliseconds at
 /// which definitions were to be compared. Whoever else uses the word is not taken for us.
-fn named_by_us(database: &str) -> bool {
+pub(super) fn named_by_us(database: &str) -> bool {
     let Some((_, run)) = database.rsplit_once("_essrun_") else {
         return false;
     };

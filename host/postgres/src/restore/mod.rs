@@ -14,10 +14,18 @@ mod define;
 mod definitions;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use definitions::fuzz_definitions;
+#[cfg(any(test, feature = "fuzzing"))]
+mod facts_fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use facts_fuzz::run as fuzz_facts;
 mod journal;
 mod leftovers;
 mod load;
 mod lock;
+#[cfg(any(test, feature = "fuzzing"))]
+mod marks_fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use marks_fuzz::run as fuzz_marks;
 mod plan;
 mod pool;
 mod proof;

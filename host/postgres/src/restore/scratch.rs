@@ -41,7 +41,7 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         format!("{MARK}{}", serde_json::to_string(self).unwrap_or_default())
     }
 
@@ -131,22 +131,7 @@ impl Scratch {
             return Err(busy(&name));
         }
         let version = keeper.version().await?;
-        let mut create = format!(
-            "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
-            quote_ident(&name),
-            quote_literal(&facts.encoding),
-            quote_literal(&facts.collate),
-            quote_literal(&facts.ctype),
-            quote_ident(owner)
-        );
-        if version >= 150_000 {
-            let icu = quote_literal(facts.icu_locale.as_deref().unwrap_or(""));
-            match facts.locale_provider.as_str() {
-                "i" => create.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {icu}")),
-                "b" => create.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {icu}")),
-                _ => create.push_str(" LOCALE_PROVIDER libc"),
-            }
-        }
+        let create = create_statement(&name, facts, owner, version);
         keeper.run(&format!("create database `{name}`"), &create).await?;
         let scratch = Scratch {
             connection: target.with_database(&name),
@@ -272,6 +257,28 @@ impl Scratch {
     pub async fn drop_database(&self) -> Result<()> {
         drop_database(&self.keeper, &self.name).await
     }
+}
+
+/// Makes a database as the recorded one was made. What was recorded comes from a backup, so none of it is but a literal,
+/// a name or a choice.
+pub(super) fn create_statement(name: &str, facts: &DatabaseFacts, owner: &str, version: u32) -> String {
+    let mut create = format!(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}",
+        quote_ident(name),
+        quote_literal(&facts.encoding),
+        quote_literal(&facts.collate),
+        quote_literal(&facts.ctype),
+        quote_ident(owner)
+    );
+    if version >= 150_000 {
+        let icu = quote_literal(facts.icu_locale.as_deref().unwrap_or(""));
+        match facts.locale_provider.as_str() {
+            "i" => create.push_str(&format!(" LOCALE_PROVIDER icu ICU_LOCALE {icu}")),
+            "b" => create.push_str(&format!(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {icu}")),
+            _ => create.push_str(" LOCALE_PROVIDER libc"),
+        }
+    }
+    create
 }
 
 /// How many relations of its own a database holds.

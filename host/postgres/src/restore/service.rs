@@ -47,20 +47,19 @@ impl Marker {
         };
         format!("{MARK}{}", serde_json::to_string(&dated).unwrap_or_default())
     }
+
+    /// The time in a comment, if it is this restore's.
+    pub fn since(&self, comment: &str) -> Option<String> {
+        let dated: Dated = serde_json::from_str(comment.strip_prefix(MARK)?).ok()?;
+        // It is shown to people, and anybody who owns the database can write it.
+        (&dated.marker == self).then(|| dated.at.chars().filter(|c| !c.is_control()).take(32).collect())
+    }
 }
 
 /// Since when the database is in service, if this very restore put it there.
 pub(super) async fn since(admin: &Session, database: &str, marker: &Marker) -> Result<Option<String>> {
-    let dated: Option<Dated> = comment(admin, database)
-        .await?
-        .flatten()
-        .as_deref()
-        .and_then(|text| text.strip_prefix(MARK))
-        .and_then(|text| serde_json::from_str(text).ok());
-    Ok(dated.filter(|d| &d.marker == marker).map(|d| {
-        // It is shown to people, and anybody who owns the database can write it.
-        d.at.chars().filter(|c| !c.is_control()).take(32).collect()
-    }))
+    let text = comment(admin, database).await?.flatten();
+    Ok(text.and_then(|text| marker.since(&text)))
 }
 
 #[cfg(test)]
@@ -72,6 +71,11 @@ mod tests {
         let origin = Origin::from([("backup".to_owned(), "b".to_owned())]);
         let marker = Marker::of("b", "synapse/main", &origin);
         let comment = marker.comment();
+        assert_eq!(
+            marker.since(&comment).map(|at| at.len()),
+            Some("2026-01-31T04:15:00Z".len())
+        );
+        assert_eq!(Marker::of("c", "synapse/main", &origin).since(&comment), None);
         let dated: Dated = serde_json::from_str(comment.strip_prefix(MARK).unwrap()).unwrap();
         assert_eq!(dated.marker, marker);
         assert_ne!(marker, Marker::of("b", "synapse/main", &Origin::new()));

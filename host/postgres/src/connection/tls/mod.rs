@@ -9,6 +9,8 @@
 //! Never in a message: what a file holds.
 
 mod verify;
+#[cfg(any(test, feature = "fuzzing"))]
+mod verify_fuzz;
 
 use super::{Connection, Params};
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use verify::Verifier;
 
 pub(super) use verify::explain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use verify_fuzz::run as fuzz_certificate;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]

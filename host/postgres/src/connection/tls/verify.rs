@@ -112,13 +112,13 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn public_key(cert: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+pub(super) fn public_key(cert: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
     let cert = Certificate::from_der(cert).ok()?;
     let key = cert.tbs_certificate.subject_public_key_info.to_der().ok()?;
     Some(SubjectPublicKeyInfoDer::from(key))
 }
 
-fn in_time(cert: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
+pub(super) fn in_time(cert: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
     let parsed = Certificate::from_der(cert).map_err(|_| CertificateError::BadEncoding)?;
     let validity = parsed.tbs_certificate.validity;
     if now.as_secs() < validity.not_before.to_unix_duration().as_secs() {
@@ -131,7 +131,7 @@ fn in_time(cert: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
 }
 
 /// Whether the subject's common name is the host, which counts only where no alternative name of the host's kind is.
-fn subject_is(cert: &CertificateDer<'_>, host: &ServerName<'_>) -> bool {
+pub(super) fn subject_is(cert: &CertificateDer<'_>, host: &ServerName<'_>) -> bool {
     let Ok(cert) = Certificate::from_der(cert) else {
         return false;
     };
