@@ -277,3 +277,38 @@ pub(super) fn rights_statements(facts: &DatabaseFacts, roles: &[String], databas
     }
     Ok(rights)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_given_back_as_they_were_stored() {
+        let settings = [
+            ("", "search_path=\"$user\", public"),
+            ("", "temp_tablespaces=\"a\", b"),
+            ("r", "statement_timeout=5s"),
+            ("", "x.search_path=a, b"),
+        ];
+        let facts = serde_json::json!({
+            "database": "d", "server_version_number": 150000, "owner": "o", "encoding": "UTF8", "collate": "C",
+            "ctype": "C", "locale_provider": "c", "icu_locale": null, "collation_version": null, "extensions": {},
+            "roles": [], "settings": settings, "grants": [["gone", "CREATE"], ["", "CONNECT"]], "block_size": 8192,
+            "large_objects": 0, "size_bytes": 0, "schema_digest": "", "schema_digest_after": "", "snapshot": "",
+            "pg_dump_version": "",
+        });
+        let facts: DatabaseFacts = serde_json::from_value(facts).unwrap();
+        let rights = rights_statements(&facts, &[], "d").unwrap();
+        assert_eq!(rights.grants, ["GRANT CONNECT ON DATABASE \"d\" TO PUBLIC"]);
+        let set: Vec<&str> = rights.settings.iter().map(|(_, sql)| sql.as_str()).collect();
+        assert_eq!(
+            set,
+            [
+                "ALTER DATABASE \"d\" SET \"search_path\" TO \"$user\", public",
+                "ALTER DATABASE \"d\" SET \"temp_tablespaces\" TO \"a\", b",
+                "ALTER ROLE \"r\" IN DATABASE \"d\" SET \"statement_timeout\" TO '5s'",
+                "ALTER DATABASE \"d\" SET \"x\".\"search_path\" TO 'a, b'",
+            ]
+        );
+    }
+}
