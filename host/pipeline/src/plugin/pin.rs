@@ -38,7 +38,7 @@ pub enum What {
 
 impl What {
     /// The tables around its `use`.
-    fn place(&self) -> Vec<&str> {
+    pub(crate) fn place(&self) -> Vec<&str> {
         match self {
             What::Component { component } => vec!["components", component],
             What::Policy => vec!["policy"],
@@ -99,9 +99,8 @@ pub async fn run(file: &Path, options: &PinOptions) -> Result<Pinned, PipelineEr
         .map_err(|e| bad_file(file, format!("cannot be read: {e}"), "name an existing pipeline file"))?;
     let text = std::fs::read_to_string(&file)
         .map_err(|e| bad_file(&file, format!("cannot be read: {e}"), "name an existing pipeline file"))?;
-    let no_toml = |problem: String| bad_file(&file, problem, "mend the file; see https://toml.io for the syntax");
-    let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| no_toml(e.to_string()))?;
-    let values: toml::Table = text.parse().map_err(|e: toml::de::Error| no_toml(e.to_string()))?;
+    let (mut document, values) = parse(&file, &text)?;
+    let as_it_was = written(&text, &document);
     let plugins = plugins(&file, &document, options.only.as_ref())?;
     let engine = engine()?;
     let mut pins = Vec::new();
@@ -116,10 +115,13 @@ pub async fn run(file: &Path, options: &PinOptions) -> Result<Pinned, PipelineEr
         }
         pins.push(pin);
     }
-    let after = document.to_string();
+    let after = written(&text, &document);
     let refused = !options.confirm && pins.iter().any(|p| p.change == Change::Changed);
-    let written = !refused && after != text;
+    let written = !refused && after != as_it_was;
     if written {
+        if as_it_was != text {
+            return Err(by_hand(&file, &pins));
+        }
         replace(&file, &after)
             .map_err(|e| bad_file(&file, format!("cannot be written: {e}"), "check its permissions"))?;
     }
@@ -131,8 +133,48 @@ pub async fn run(file: &Path, options: &PinOptions) -> Result<Pinned, PipelineEr
     })
 }
 
+/// The file as it is written, and as it is meant.
+pub(crate) fn parse(file: &Path, text: &str) -> Result<(DocumentMut, toml::Table), PipelineError> {
+    let no_toml = |problem: String| bad_file(file, problem, "mend the file; see https://toml.io for the syntax");
+    let document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| no_toml(e.to_string()))?;
+    let values: toml::Table = text.parse().map_err(|e: toml::de::Error| no_toml(e.to_string()))?;
+    Ok((document, values))
+}
+
+/// The file with the document in it. The document knows neither a mark of the byte order nor line ends of Windows, and
+/// ends its last line whether it was ended or not: that stays as it was. Not every layout can be kept: keys `use.…` of
+/// one table with others between them are put together, and line ends of two kinds become one.
+pub(crate) fn written(before: &str, document: &DocumentMut) -> String {
+    let mut text = document.to_string().replace("\r\n", "\n");
+    if !before.ends_with('\n') && text.ends_with('\n') {
+        text.pop();
+    }
+    let of_windows = before.matches("\r\n").count();
+    if of_windows > 0 && of_windows == before.matches('\n').count() {
+        text = text.replace('\n', "\r\n");
+    }
+    match before.starts_with('\u{feff}') && !text.starts_with('\u{feff}') {
+        true => format!("\u{feff}{text}"),
+        false => text,
+    }
+}
+
+/// Nothing is written into a file that could not be kept as its operator wrote it.
+fn by_hand(file: &Path, pins: &[Pin]) -> PipelineError {
+    let mut hint = "write it yourself:".to_owned();
+    for pin in pins.iter().filter(|p| p.change != Change::Same) {
+        hint.push_str(&format!(
+            " sha256 = \"{}\" beside the path of {};",
+            pin.sha256, pin.what
+        ));
+    }
+    hint.push_str(" or put keys of one table together, and use one kind of line end");
+    let problem = "its layout would change elsewhere if a hash were written into it; nothing was written";
+    bad_file(file, problem.to_owned(), &hint)
+}
+
 /// The plugins that are meant.
-fn plugins(file: &Path, document: &DocumentMut, only: Option<&What>) -> Result<Vec<What>, PipelineError> {
+pub(crate) fn plugins(file: &Path, document: &DocumentMut, only: Option<&What>) -> Result<Vec<What>, PipelineError> {
     let mut plugins = Vec::new();
     let mut others = Vec::new();
     let mut sort = |what: What, table: &Item| {
@@ -171,7 +213,7 @@ fn plugins(file: &Path, document: &DocumentMut, only: Option<&What>) -> Result<V
 }
 
 /// The `limits` beside its `use`, which say what loading it may cost.
-fn limits(file: &Path, values: &toml::Table, what: &What) -> Result<Limits, PipelineError> {
+pub(crate) fn limits(file: &Path, values: &toml::Table, what: &What) -> Result<Limits, PipelineError> {
     let place = what.place();
     let mut given = Some(values);
     for key in &place {
@@ -188,7 +230,7 @@ fn limits(file: &Path, values: &toml::Table, what: &What) -> Result<Limits, Pipe
     )
 }
 
-fn used<'d>(document: &'d mut DocumentMut, what: &What) -> Option<&'d mut dyn TableLike> {
+pub(crate) fn used<'d>(document: &'d mut DocumentMut, what: &What) -> Option<&'d mut dyn TableLike> {
     let mut table: &mut dyn TableLike = document.as_table_mut();
     for key in what.place() {
         table = table.get_mut(key)?.as_table_like_mut()?;
@@ -324,7 +366,7 @@ fn is_hash(text: &str) -> bool {
 }
 
 /// Sets `sha256`, keeping the layout around it.
-fn write_hash(used: &mut dyn TableLike, sha256: &str) {
+pub(crate) fn write_hash(used: &mut dyn TableLike, sha256: &str) {
     if let Some(value) = used.get_mut("sha256").and_then(Item::as_value_mut) {
         let decor = value.decor().clone();
         *value = sha256.into();
@@ -418,14 +460,26 @@ impl Pinned {
 mod tests {
     use super::*;
 
-    fn written(text: &str) -> String {
-        let mut document: DocumentMut = text.parse().unwrap();
+    fn hashed(text: &str) -> String {
+        let (mut document, _) = parse(Path::new("x.toml"), text).unwrap();
         let what = match document.contains_key("policy") {
             true => What::Policy,
             false => What::Component { component: "x".into() },
         };
         write_hash(used(&mut document, &what).unwrap(), "HASH");
-        document.to_string()
+        written(text, &document)
+    }
+
+    #[test]
+    fn a_layout_that_would_change_is_seen_before() {
+        let same = |text: &str| written(text, &parse(Path::new("x.toml"), text).unwrap().0) == text;
+        assert!(same(
+            "[components.x]\r\nuse.path = \"x\"\r\nuse.sha256 = \"y\"\r\ntier = \"bridge\""
+        ));
+        assert!(!same(
+            "[components.x]\nuse.path = \"x\"\ntier = \"bridge\"\nuse.sha256 = \"y\"\n"
+        ));
+        assert!(!same("[components.x]\r\nuse.path = \"x\"\n"));
     }
 
     #[test]
@@ -448,12 +502,16 @@ mod tests {
                 "[policy]\nuse = { path = \"p.wasm\", sha256 = \"HASH\" }\nfiles = []\n",
             ),
             (
+                "\u{feff}# of an editor that marks\r\n[components.x]\r\nuse = { path = \"x\" }",
+                "\u{feff}# of an editor that marks\r\n[components.x]\r\nuse = { path = \"x\", sha256 = \"HASH\" }",
+            ),
+            (
                 "[components.x.use]\npath = \"x\"\nsignature = \"s\"\n",
                 "[components.x.use]\npath = \"x\"\nsignature = \"s\"\nsha256 = \"HASH\"\n",
             ),
         ] {
-            assert_eq!(written(before), after);
-            assert_eq!(written(after), after, "twice is once");
+            assert_eq!(hashed(before), after);
+            assert_eq!(hashed(after), after, "twice is once");
         }
     }
 }
