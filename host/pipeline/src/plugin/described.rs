@@ -14,7 +14,7 @@ use essrun_sandbox::{Limits, ListingSource, LookError, RowSource, World};
 use essrun_volume::Volume;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows of one table that are only counted.
@@ -122,6 +122,12 @@ impl DescribedTable {
 pub fn read(file: &Path) -> Result<Description, PipelineError> {
     let hint = "docs/PLUGINS.md tells how a world is described";
     let bytes = super::read_file(file, MOST_BYTES).map_err(|problem| bad_file(file, problem, hint))?;
+    parse(file, bytes)
+}
+
+/// What such a file holds.
+pub(crate) fn parse(file: &Path, bytes: Vec<u8>) -> Result<Description, PipelineError> {
+    let hint = "docs/PLUGINS.md tells how a world is described";
     let text = String::from_utf8(bytes).map_err(|_| bad_file(file, "is not UTF-8".to_owned(), hint))?;
     if file.extension().is_some_and(|e| e == "json") {
         return serde_json::from_str(&text).map_err(|e| bad_file(file, e.to_string(), hint));
@@ -182,7 +188,8 @@ pub async fn stand(file: &Path, name: &str, described: &Description) -> Result<S
 fn write_files(root: &Path, volume: &DescribedVolume) -> Result<(), String> {
     std::fs::create_dir(root).map_err(|e| e.to_string())?;
     for (path, text) in &volume.files {
-        let plain = !path.is_empty() && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
+        // Of two ways to write one path one would be lost: neither `a/./b` nor `a//b` is taken for `a/b`.
+        let plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if !plain {
             return Err(format!("files: {path:?} is no path below the volume"));
         }
@@ -306,7 +313,7 @@ fn cell(json: &serde_json::Value) -> Result<Cell, String> {
 }
 
 /// PostgreSQL's notation in SQLite's, outside of quotes: schemas dropped, `$1` → `?1`, `::type` and `ONLY` dropped.
-fn to_sqlite(sql: &str, schemas: &BTreeSet<String>) -> String {
+pub(crate) fn to_sqlite(sql: &str, schemas: &BTreeSet<String>) -> String {
     let mut out = String::with_capacity(sql.len());
     let mut rest = sql;
     while let Some(c) = rest.chars().next() {
@@ -381,6 +388,12 @@ impl Standing {
     /// What the plugin wrote to the log.
     pub fn log(&self) -> Vec<(Level, String)> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where it stands.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn folder(&self) -> &Path {
+        self._dir.path()
     }
 
     fn answer(&self, label: &str, sql: &str) -> Option<Result<Box<dyn RowSource>, LookError>> {
@@ -495,7 +508,10 @@ mod tests {
     #[test]
     fn paths_stay_below_the_volume() {
         let dir = tempfile::tempdir().unwrap();
-        for (n, bad) in ["../x", "/x", "", "a/../../x", "."].into_iter().enumerate() {
+        for (n, bad) in ["../x", "/x", "", "a/../../x", ".", "a/./b", "a//b", "a/"]
+            .into_iter()
+            .enumerate()
+        {
             let volume = DescribedVolume {
                 files: BTreeMap::from([(bad.to_owned(), String::new())]),
             };

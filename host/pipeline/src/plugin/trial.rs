@@ -287,7 +287,7 @@ fn compare(expect: &Path, answers: &Value) -> Result<Vec<String>, PipelineError>
     Ok(told)
 }
 
-fn differences(at: &str, kept: &Value, now: &Value, told: &mut Vec<String>) {
+pub(crate) fn differences(at: &str, kept: &Value, now: &Value, told: &mut Vec<String>) {
     if kept == now || told.len() >= TOLD {
         return;
     }
@@ -295,17 +295,25 @@ fn differences(at: &str, kept: &Value, now: &Value, told: &mut Vec<String>) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
-                let of = |m: &Map<String, Value>| m.get(key).cloned().unwrap_or(Value::Null);
-                differences(&format!("{at}/{key}"), &of(a), &of(b), told);
+                either(&format!("{at}/{key}"), a.get(key), b.get(key), told);
             }
         }
         (Value::Array(a), Value::Array(b)) => {
             for i in 0..a.len().max(b.len()) {
-                let of = |list: &[Value]| list.get(i).cloned().unwrap_or(Value::Null);
-                differences(&format!("{at}/{i}"), &of(a), &of(b), told);
+                either(&format!("{at}/{i}"), a.get(i), b.get(i), told);
             }
         }
         _ => told.push(format!("{at}: expected {kept}, found {now}")),
+    }
+}
+
+/// What is only in one of them is told too: `null` is something.
+fn either(at: &str, kept: Option<&Value>, now: Option<&Value>, told: &mut Vec<String>) {
+    match (kept, now) {
+        (Some(kept), Some(now)) => differences(at, kept, now, told),
+        (Some(kept), None) if told.len() < TOLD => told.push(format!("{at}: expected {kept}, found nothing")),
+        (None, Some(now)) if told.len() < TOLD => told.push(format!("{at}: expected nothing, found {now}")),
+        _ => {}
     }
 }
 
@@ -364,7 +372,7 @@ mod tests {
         differences("", &kept, &json!({"a": [1, {"b": "y"}, 3], "c": 1}), &mut told);
         assert_eq!(
             told,
-            ["/a/1/b: expected \"x\", found \"y\"", "/a/2: expected null, found 3"]
+            ["/a/1/b: expected \"x\", found \"y\"", "/a/2: expected nothing, found 3"]
         );
     }
 }
