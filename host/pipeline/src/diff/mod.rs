@@ -194,22 +194,23 @@ fn artifacts<'a>(backup: &'a OpenBackup, component: &str) -> BTreeMap<&'a str, &
         .collect()
 }
 
-/// The digest its maker kept of a whole artifact, if it did.
-fn digest(record: &ArtifactRecord) -> Option<String> {
+/// The digests its maker kept of a whole artifact, if it did: of a table one for each part.
+fn digest(record: &ArtifactRecord) -> Option<Vec<String>> {
     let text = |value: &Value| value.get("digest").and_then(Value::as_str).map(str::to_owned);
     match record.kind.as_str() {
         dump::KIND_TABLE => {
             let parts = record.meta.get("parts")?.as_array()?;
             // Of the parts in order; other parts with the same rows do not compare, and count as changed.
             let digests: Option<Vec<String>> = parts.iter().map(text).collect();
-            digests.map(|d| d.join(" "))
+            // One without parts says nothing of its rows.
+            digests.filter(|d| !d.is_empty())
         }
-        _ => text(&record.meta),
+        _ => text(&record.meta).map(|d| vec![d]),
     }
 }
 
 /// Whether two artifacts hold the same bytes.
-fn same(from: &ArtifactRecord, to: &ArtifactRecord) -> bool {
+pub(crate) fn same(from: &ArtifactRecord, to: &ArtifactRecord) -> bool {
     if from.kind != to.kind {
         return false;
     }
@@ -217,7 +218,8 @@ fn same(from: &ArtifactRecord, to: &ArtifactRecord) -> bool {
     if from.kind == dump::KIND_FACTS {
         let told =
             |r: &ArtifactRecord| ["database", "server_version_number", "schema_digest"].map(|k| r.meta.get(k).cloned());
-        return told(from) == told(to);
+        // Where the digest of the definitions was not kept, nothing of them was compared.
+        return told(from) == told(to) && (schema(Some(&from)).is_some() || from.meta == to.meta);
     }
     let chunks = from.content == to.content && from.meta.get("parts") == to.meta.get("parts");
     chunks || digest(from).is_some_and(|d| digest(to) == Some(d))
@@ -384,5 +386,14 @@ mod tests {
         };
         assert!(same(&facts("a", "s"), &facts("b", "s")), "another snapshot");
         assert!(!same(&facts("a", "s"), &facts("a", "t")));
+        let silent = |roles: Value| record(dump::KIND_FACTS, 1, json!({"database": "d", "roles": roles}));
+        assert!(!same(&silent(json!(["x"])), &silent(json!([]))), "no digest");
+        assert!(same(&silent(json!(["x"])), &silent(json!(["x"]))));
+        assert!(!same(&table(1, json!([])), &table(2, json!([]))), "no parts");
+        let joined = json!([{"digest": "x z"}]);
+        assert!(!same(
+            &table(1, joined),
+            &table(2, json!([{"digest": "x"}, {"digest": "z"}]))
+        ));
     }
 }
