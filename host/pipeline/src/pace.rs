@@ -26,12 +26,12 @@ pub struct Pace {
 
 impl Pace {
     pub fn add_database(&mut self, bytes: u64, took: Duration) {
-        self.database_bytes += bytes;
+        self.database_bytes = self.database_bytes.saturating_add(bytes);
         self.database_seconds += took.as_secs_f64();
     }
 
     pub fn add_files(&mut self, bytes: u64, took: Duration) {
-        self.file_bytes += bytes;
+        self.file_bytes = self.file_bytes.saturating_add(bytes);
         self.file_seconds += took.as_secs_f64();
     }
 
@@ -42,8 +42,9 @@ impl Pace {
         let files = per_byte(self.file_seconds, self.file_bytes);
         let database_pace = database.or(files)?;
         let file_pace = files.or(database)?;
-        let measured = self.database_bytes + self.file_bytes;
-        let verify = self.verify_seconds.max(0.0) * (database_bytes + file_bytes) as f64 / measured as f64;
+        // In floating point: bytes of a note that was tampered with add up to no number of bytes.
+        let measured = self.database_bytes as f64 + self.file_bytes as f64;
+        let verify = self.verify_seconds.max(0.0) * (database_bytes as f64 + file_bytes as f64) / measured;
         let all = database_pace * database_bytes as f64 + file_pace * file_bytes as f64 + verify;
         // A note that was tampered with, or a clock that jumped, must not become a promise.
         all.is_finite().then_some(all)
@@ -75,7 +76,7 @@ pub async fn estimate(
 }
 
 /// Of backups, oldest first, with what was noted beside each.
-fn newest(
+pub(crate) fn newest(
     backups: &[(BackupSummary, Vec<Annotation>)],
     pipeline: &str,
     database_bytes: u64,

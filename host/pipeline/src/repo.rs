@@ -239,14 +239,22 @@ pub async fn list(pipeline: &Pipeline, identity: &[PathBuf]) -> Result<Vec<Liste
     let mut listed = Vec::new();
     let backups = repository.backups_annotated().await;
     for (summary, notes) in backups.map_err(PipelineError::repository)? {
+        listed.push(Listed::of(&summary, Standing::with(&summary, &notes)?));
+    }
+    Ok(listed)
+}
+
+impl Listed {
+    pub(crate) fn of(summary: &BackupSummary, standing: Standing) -> Listed {
         let Standing {
             state,
             suspect,
             body,
             drill,
-        } = Standing::with(&summary, &notes)?;
+        } = standing;
         let stats = body.as_ref().map(|_| summary.stats);
-        listed.push(Listed {
+        let components = body.iter().flat_map(|b| &b.components);
+        Listed {
             id: summary.id.to_string(),
             writer: summary.writer.to_string(),
             readable: body.is_some(),
@@ -257,21 +265,14 @@ pub async fn list(pipeline: &Pipeline, identity: &[PathBuf]) -> Result<Vec<Liste
             state,
             suspect,
             missing: body.as_ref().map(BackupBody::missing).unwrap_or_default(),
-            components: body
-                .as_ref()
-                .map(|b| {
-                    b.components
-                        .iter()
-                        .filter(|c| c.failed.is_none())
-                        .map(|c| c.name.clone())
-                        .collect()
-                })
-                .unwrap_or_default(),
+            components: components
+                .filter(|c| c.failed.is_none())
+                .map(|c| c.name.clone())
+                .collect(),
             drill,
             lost_objects: summary.lost_objects,
-        });
+        }
     }
-    Ok(listed)
 }
 
 /// The newest drill among a backup's annotations. Of several in one second a failed one counts: which came last is not
@@ -343,29 +344,44 @@ pub async fn show(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) -> Re
     let summary = backup.summary().clone();
     let standing = Standing::of(&repository, &summary).await?;
     let body = body(&summary)?;
-    Ok(Shown {
-        id: summary.id.to_string(),
-        suspect: standing.suspect,
-        drill: standing.drill,
-        damaged: backup.damaged().to_vec(),
-        artifacts: backup
-            .artifacts()
-            .iter()
-            .map(|a| ShownArtifact {
-                name: a.name.to_string(),
-                kind: a.kind.clone(),
-                sensitivity: a.sensitivity,
-                bytes: size(a),
-                items: items(a),
-                incomplete: body.failed(&a.name).is_some(),
-            })
-            .collect(),
-        body,
+    Ok(Shown::of(
         summary,
-    })
+        body,
+        standing,
+        backup.artifacts(),
+        backup.damaged().to_vec(),
+    ))
 }
 
 impl Shown {
+    pub(crate) fn of(
+        summary: BackupSummary,
+        body: BackupBody,
+        standing: Standing,
+        artifacts: &[ArtifactRecord],
+        damaged: Vec<essrun_repository::Damaged>,
+    ) -> Shown {
+        Shown {
+            id: summary.id.to_string(),
+            suspect: standing.suspect,
+            drill: standing.drill,
+            damaged,
+            artifacts: artifacts
+                .iter()
+                .map(|a| ShownArtifact {
+                    name: a.name.to_string(),
+                    kind: a.kind.clone(),
+                    sensitivity: a.sensitivity,
+                    bytes: size(a),
+                    items: items(a),
+                    incomplete: body.failed(&a.name).is_some(),
+                })
+                .collect(),
+            body,
+            summary,
+        }
+    }
+
     /// In words.
     pub fn text(&self, artifacts: bool) -> String {
         use std::fmt::Write;
@@ -438,7 +454,7 @@ impl Shown {
                 .iter()
                 .filter(|a| a.name.split('/').next() == Some(&c.name))
                 .collect();
-            let bytes: u64 = own.iter().map(|a| a.bytes).sum();
+            let bytes = own.iter().fold(0u64, |sum, a| sum.saturating_add(a.bytes));
             match &c.failed {
                 None => {
                     let _ = writeln!(t, "  {} artifacts, {bytes} bytes", own.len());

@@ -63,13 +63,13 @@ pub struct Considered {
 
 /// The backups of one pipeline: they are decided on together, and those of no other with them.
 #[derive(Default)]
-struct Group {
-    candidates: Vec<Candidate>,
-    backups: Vec<input::Backup>,
+pub(crate) struct Group {
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) backups: Vec<input::Backup>,
 }
 
 impl Group {
-    fn add(&mut self, summary: BackupSummary, standing: &Standing) {
+    pub(crate) fn add(&mut self, summary: BackupSummary, standing: &Standing) {
         self.backups.push(input::Backup::known(&summary, standing));
         self.candidates.push(Candidate {
             created_at: summary.created_at,
@@ -410,7 +410,7 @@ impl Pruning {
     }
 }
 
-fn rules(config: &RetentionConfig) -> Result<Rules, PipelineError> {
+pub(crate) fn rules(config: &RetentionConfig) -> Result<Rules, PipelineError> {
     let wrong = |problem: String, hint: &str| match &config.at {
         Some(at) => PipelineError::Config {
             at: at.clone(),
@@ -445,7 +445,7 @@ fn part(text: &str) -> Option<(u64, char, &str)> {
 
 /// What restic writes for `--keep-within`: `1y5m7d2h` are years, months, days and hours of the calendar, in that order.
 /// Else a hint.
-fn calendar(text: &str) -> Result<jiff::Span, &'static str> {
+pub(crate) fn calendar(text: &str) -> Result<jiff::Span, &'static str> {
     const HINT: &str = "write years, months, days and hours, in that order: 1y, 2m, 30d, 1y5m7d2h";
     let mut rest = text.trim();
     let mut units = ['y', 'm', 'd', 'h'].into_iter();

@@ -88,7 +88,7 @@ pub async fn status(pipeline: &Pipeline, identity: &[PathBuf]) -> Result<Status,
 }
 
 /// What a list of backups, oldest first, means at a given time.
-fn judge(pipeline: &Pipeline, listed: &[Listed], now: i64) -> Status {
+pub(crate) fn judge(pipeline: &Pipeline, listed: &[Listed], now: i64) -> Status {
     let age = |at: i64| u64::try_from(now.saturating_sub(at)).unwrap_or(0);
     let components: Vec<ComponentStatus> = pipeline
         .components

@@ -17,7 +17,7 @@ li { margin: .25em 0 }
 
 /// A page of its own, readable and printable anywhere. What looks like HTML in the runbook is text: it comes from
 /// components and manifests. There is nothing to click, and nothing is loaded.
-pub(super) fn html(title: &str, markdown: &str) -> String {
+pub(crate) fn html(title: &str, markdown: &str) -> String {
     use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
     let inert = Parser::new_ext(markdown, Options::ENABLE_TABLES).filter_map(|event| match event {
         Event::Html(text) | Event::InlineHtml(text) => Some(Event::Text(text)),

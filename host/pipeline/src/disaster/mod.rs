@@ -5,9 +5,9 @@
 //! Its commands work with an identity and the repository alone: the host that took the backups, its writer key and what
 //! it remembered are gone on that day. All of them name one backup, so that one taken meanwhile changes nothing.
 
-mod html;
+pub(crate) mod html;
 mod pieces;
-mod text;
+pub(crate) mod text;
 mod words;
 
 use crate::body::BackupBody;
@@ -106,30 +106,58 @@ pub async fn runbook(pipeline: &Pipeline, wanted: &str, identity: &[PathBuf]) ->
 
 async fn known(pipeline: &Pipeline, repository: &Repository, wanted: &str) -> Result<Known, PipelineError> {
     let backup = repo::read(pipeline, repository, wanted).await?;
-    let mut body = repo::body(backup.summary())?;
-    order::recorded(&mut body, backup.artifacts());
+    let body = repo::body(backup.summary())?;
     let standing = Standing::of(repository, backup.summary()).await?;
-    let artifacts: Vec<ArtifactRecord> = backup
-        .artifacts()
-        .iter()
-        .filter(|a| body.failed(&a.name).is_none())
-        .cloned()
-        .collect();
-    let (files, rows): (Vec<_>, Vec<_>) = artifacts.iter().partition(|a| a.kind == essrun_volume::KIND);
-    let bytes = |of: &[&ArtifactRecord]| of.iter().map(|a| repo::size(a)).sum::<u64>();
-    let estimate = pace::estimate(repository, &pipeline.name, bytes(&rows), bytes(&files)).await?;
-    Ok(Known {
-        id: backup.summary().id.to_string(),
-        proved: match standing.verified_at() {
-            Some(_) => None,
-            None => proved(pipeline, repository).await?,
-        },
-        suspect: standing.suspect,
-        drill: standing.drill,
-        databases: artifacts.iter().filter_map(DatabaseNeeds::of).collect(),
-        body,
-        artifacts,
-        estimate,
+    let proved = match standing.verified_at() {
+        Some(_) => None,
+        None => proved(pipeline, repository).await?,
+    };
+    let id = backup.summary().id.to_string();
+    let mut known = Known::of(id, body, standing, backup.artifacts(), proved);
+    let (files, rows): (Vec<_>, Vec<_>) = known.artifacts.iter().partition(|a| a.kind == essrun_volume::KIND);
+    let bytes = |of: &[&ArtifactRecord]| of.iter().fold(0u64, |sum, a| sum.saturating_add(repo::size(a)));
+    known.estimate = pace::estimate(repository, &pipeline.name, bytes(&rows), bytes(&files)).await?;
+    Ok(known)
+}
+
+impl Known {
+    fn of(
+        id: String,
+        mut body: BackupBody,
+        standing: Standing,
+        artifacts: &[ArtifactRecord],
+        proved: Option<(String, i64)>,
+    ) -> Known {
+        order::recorded(&mut body, artifacts);
+        let whole = artifacts.iter().filter(|a| body.failed(&a.name).is_none());
+        let artifacts: Vec<ArtifactRecord> = whole.cloned().collect();
+        Known {
+            id,
+            proved,
+            suspect: standing.suspect,
+            drill: standing.drill,
+            databases: artifacts.iter().filter_map(DatabaseNeeds::of).collect(),
+            body,
+            artifacts,
+            estimate: None,
+        }
+    }
+}
+
+/// The runbook of a backup whose components are not to be had.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn of_backup(
+    pipeline: &Pipeline,
+    id: String,
+    body: BackupBody,
+    standing: Standing,
+    artifacts: &[ArtifactRecord],
+) -> Result<String, PipelineError> {
+    words::write(&Site {
+        pipeline,
+        loaded: Vec::new(),
+        unasked: Vec::new(),
+        backup: Some(Known::of(id, body, standing, artifacts, None)),
     })
 }
 

@@ -4,11 +4,11 @@
 //! never moved without saying to what; looking at a file runs nothing of it but `describe`, in the sandbox, with nothing
 //! granted. It must never make trusting easier than looking: no verb here pins what it could not load.
 
-mod described;
+pub(crate) mod described;
 pub mod inspect;
 pub mod pin;
 pub mod scaffold;
-mod signature;
+pub(crate) mod signature;
 pub mod trial;
 mod words;
 

@@ -30,10 +30,14 @@ impl SignedBy {
 
 /// Checks `wasm` against the signature; says what is wrong.
 pub fn verify(wasm: &[u8], signed: &SignedBy) -> Result<(), String> {
-    let key = PublicKey::from_base64(&signed.public_key).map_err(|e| format!("public-key is no minisign key ({e})"))?;
-    let text = text(&signed.file)?;
-    let shown = signed.file.display();
-    let signature = Signature::decode(&text).map_err(|e| format!("{shown} is no minisign signature ({e})"))?;
+    check(wasm, &signed.public_key, &text(&signed.file)?, &signed.file)
+}
+
+/// The same with the text of the signature's file at hand.
+pub(crate) fn check(wasm: &[u8], public_key: &str, text: &str, file: &Path) -> Result<(), String> {
+    let key = PublicKey::from_base64(public_key).map_err(|e| format!("public-key is no minisign key ({e})"))?;
+    let shown = file.display();
+    let signature = Signature::decode(text).map_err(|e| format!("{shown} is no minisign signature ({e})"))?;
     key.verify(wasm, &signature, false)
         .map_err(|e| format!("its signature in {shown} is not good: {e}"))
 }
@@ -57,7 +61,7 @@ mod tests {
         KEY.lines().nth(1).unwrap().to_owned()
     }
 
-    fn check(signature: &str, key: &str, bytes: &[u8]) -> Result<(), String> {
+    fn checked(signature: &str, key: &str, bytes: &[u8]) -> Result<(), String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.minisig");
         std::fs::write(&file, signature).unwrap();
@@ -67,18 +71,18 @@ mod tests {
 
     #[test]
     fn what_was_signed_and_nothing_else() {
-        assert_eq!(check(SIGNATURE, &key(), SIGNED), Ok(()));
+        assert_eq!(checked(SIGNATURE, &key(), SIGNED), Ok(()));
         let said = |r: Result<(), String>| r.unwrap_err();
-        assert!(said(check(SIGNATURE, &key(), b"other bytes")).contains("is not good"));
-        assert!(said(check(SIGNATURE, OTHER, SIGNED)).contains("is not good"));
-        assert!(said(check(SIGNATURE, "RW", SIGNED)).contains("no minisign key"));
-        assert!(said(check("", &key(), SIGNED)).contains("no minisign signature"));
+        assert!(said(checked(SIGNATURE, &key(), b"other bytes")).contains("is not good"));
+        assert!(said(checked(SIGNATURE, OTHER, SIGNED)).contains("is not good"));
+        assert!(said(checked(SIGNATURE, "RW", SIGNED)).contains("no minisign key"));
+        assert!(said(checked("", &key(), SIGNED)).contains("no minisign signature"));
         // The trusted comment is signed too.
         let forged = SIGNATURE.replace("timestamp", "timestamq");
         assert_ne!(forged, SIGNATURE);
-        assert!(said(check(&forged, &key(), SIGNED)).contains("is not good"));
+        assert!(said(checked(&forged, &key(), SIGNED)).contains("is not good"));
         for cut in 0..SIGNATURE.len().saturating_sub(1) {
-            assert!(check(&SIGNATURE[..cut], &key(), SIGNED).is_err(), "{cut}");
+            assert!(checked(&SIGNATURE[..cut], &key(), SIGNED).is_err(), "{cut}");
         }
     }
 }

@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// What is larger, or the file after so many, was not written to approve something.
-const MOST_BYTES: u64 = 64 << 10;
+pub(crate) const MOST_BYTES: u64 = 64 << 10;
 const MOST_FILES: usize = 100;
 
 /// One approval file.
@@ -64,7 +64,7 @@ pub fn read(pipeline: &Pipeline) -> Result<Vec<Approval>, PipelineError> {
 }
 
 /// `None` for what is no file.
-fn one(path: &Path) -> Result<Option<Approval>, String> {
+pub(crate) fn one(path: &Path) -> Result<Option<Approval>, String> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = OpenOptions::new()
         .read(true)

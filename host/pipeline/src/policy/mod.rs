@@ -11,7 +11,7 @@ pub mod approvals;
 pub mod explain;
 pub mod input;
 mod person;
-mod scripts;
+pub(crate) mod scripts;
 pub mod test;
 
 use crate::body::Judgement;
@@ -408,7 +408,7 @@ async fn guest(
 }
 
 /// The ids of the backups in an input of ours.
-fn ids(input: &str) -> BTreeSet<String> {
+pub(crate) fn ids(input: &str) -> BTreeSet<String> {
     #[derive(Deserialize)]
     struct Input {
         backups: Vec<Id>,

@@ -70,19 +70,23 @@ pub fn read(config: &PolicyConfig) -> Result<Vec<Script>, PipelineError> {
                 "data is JSON, in a file whose name ends with .json",
             ));
         }
-        if let Err(e) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&script.text) {
-            return Err(PipelineError::Config {
-                at: At {
-                    file: file.path.clone(),
-                    line: e.line(),
-                },
-                problem: format!("policy data: {e}"),
-                hint: "write one JSON object".to_owned(),
-            });
-        }
+        is_data(&file.path, &script.text)?;
         scripts.push(script);
     }
     Ok(scripts)
+}
+
+/// Data is one JSON object.
+pub(crate) fn is_data(file: &Path, text: &str) -> Result<(), PipelineError> {
+    let read = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text);
+    read.map(drop).map_err(|e| PipelineError::Config {
+        at: At {
+            file: file.to_owned(),
+            line: e.line(),
+        },
+        problem: format!("policy data: {e}"),
+        hint: "write one JSON object".to_owned(),
+    })
 }
 
 /// The files of a directory whose names fit, in order.

@@ -181,7 +181,7 @@ async fn try_compare(policy: &Policy, input: &Path, name: &str) -> Result<(), St
 
 /// The first place where the answer is not as expected. An answer may hold more than is expected of it, since helper
 /// rules are part of it; lists of reasons are sets.
-fn difference(at: &str, expected: &Value, answer: &Value) -> Option<String> {
+pub(crate) fn difference(at: &str, expected: &Value, answer: &Value) -> Option<String> {
     match (expected, answer) {
         (Value::Object(expected), Value::Object(answer)) if at.is_empty() => {
             expected.iter().find_map(|(key, value)| match answer.get(key) {

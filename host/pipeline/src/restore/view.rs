@@ -104,7 +104,7 @@ impl Beside {
 }
 
 /// The group a database was taken in, and when, by the clock of the machine that took it.
-fn taken(body: &BackupBody, is: impl Fn(&str) -> bool) -> Option<(&Instant, i64)> {
+pub(crate) fn taken(body: &BackupBody, is: impl Fn(&str) -> bool) -> Option<(&Instant, i64)> {
     body.instants.iter().find_map(|group| {
         let reached: Reached = serde_json::from_value(group.reached.clone()).ok()?;
         let member = reached.members.iter().find(|m| is(&m.label))?;
@@ -113,7 +113,7 @@ fn taken(body: &BackupBody, is: impl Fn(&str) -> bool) -> Option<(&Instant, i64)
 }
 
 /// `same-instant`, `fenced` or `ordered`.
-fn how(group: &Instant) -> String {
+pub(crate) fn how(group: &Instant) -> String {
     let how = group.reached.get("how").and_then(|how| how.as_str());
     how.unwrap_or("ordered").to_owned()
 }
