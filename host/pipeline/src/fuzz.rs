@@ -1,5 +1,16 @@
-//! The doors that fuzzers come in by: pipeline.toml, and what of a backup this room reads.
+//! The doors that fuzzers come in by: pipeline.toml, what comes with a plugin or a policy, and what of a backup this room
+//! reads. What belongs together stands in a file of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod backups;
+mod plugins;
+mod policies;
+mod texts;
+
+pub use backups::{compare, instants, standing};
+pub use plugins::{described, pin, signature};
+pub use policies::{approval, told};
+pub use texts::{lengths, runbook};
 
 use crate::Pipeline;
 use crate::body::BackupBody;
@@ -8,11 +19,42 @@ use crate::standing::State;
 use essrun_artifact::{ArtifactName, ArtifactRecord, ChunkList, Content, Sensitivity};
 use essrun_postgres::dump::{TableMeta, table_contents};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A decoder, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: &[Target] = &[("body", body), ("meta", meta), ("toml", toml)];
+pub const TARGETS: &[Target] = &[
+    ("approval", approval),
+    ("body", body),
+    ("compare", compare),
+    ("described", described),
+    ("instants", instants),
+    ("lengths", lengths),
+    ("meta", meta),
+    ("pin", pin),
+    ("runbook", runbook),
+    ("signature", signature),
+    ("standing", standing),
+    ("told", told),
+    ("toml", toml),
+];
+
+/// A pipeline, for what is only told beside one.
+fn a_pipeline() -> &'static Pipeline {
+    static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
+    PIPELINE.get_or_init(|| {
+        let text = "version = 1\nname = \"p\"\n[repository]\nurl = \"/r\"\n[status]\nmax-age = \"26h\"\n\
+                    max-drill-age = \"8d\"\n[components.a]\nuse = \"generic\"\n[components.b]\nuse = \"generic\"\n\
+                    [groups.g]\nconsistent = [\"a\", \"b\"]\n";
+        Pipeline::parse(Path::new("/p.toml"), text).unwrap()
+    })
+}
+
+/// What stands before and after a line that is `between` and nothing else; the whole where there is none.
+fn parts<'a>(text: &'a str, between: &str) -> Vec<&'a str> {
+    text.split(&format!("\n{between}\n")).collect()
+}
 
 /// A pipeline file. What it names is not opened, but a file of recipients would be read.
 pub fn toml(data: &[u8]) {
