@@ -169,7 +169,8 @@ impl Planned {
             DatabaseTarget::Postgres { plan, .. } => plan.bytes,
             DatabaseTarget::Sqlite { record, .. } => record.content.bytes,
         });
-        (database_bytes.sum(), files.map(|v| v.plan.bytes).sum())
+        let add = u64::saturating_add;
+        (database_bytes.fold(0, add), files.map(|v| v.plan.bytes).fold(0, add))
     }
 
     pub fn blocked(&self) -> bool {
