@@ -168,13 +168,16 @@ fn exchange(staging: &Staging, destination: &Path, kept: Option<&Path>) -> Resul
             },
         }
     }
-    // After an exchange the old tree stands in staging.
-    if let Some(kept) = kept
-        && inode(&tree)?.is_some()
-    {
-        rename_new(&tree, kept)?;
+    // After an exchange the old tree stands in staging, which is removed next.
+    match kept {
+        _ if inode(&tree)?.is_none() => Ok(()),
+        Some(kept) => rename_new(&tree, kept),
+        None => Err(refuse(
+            &tree,
+            "is there beside the restored tree, and state.json does not say where it is to be kept",
+            "it may be what was live: move it away by hand",
+        )),
     }
-    Ok(())
 }
 
 /// Moves what was extracted to a destination that is not there: the tree, or the single entry in it.
