@@ -254,7 +254,8 @@ pub(crate) fn closed(fragment: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A statement of a script, without the gap before it and the semicolon after it.
+/// A statement of a script, without the gaps around it and the semicolon after it: a comment at its end would swallow
+/// what is put behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Statement {
     pub sql: String,
@@ -273,6 +274,8 @@ impl Statement {
 pub(crate) fn statements(script: &str) -> Result<Vec<Statement>, String> {
     let mut out = Vec::new();
     let mut start = None::<usize>;
+    // Behind its last token that is no gap.
+    let mut end = 0;
     let mut words: Vec<String> = Vec::new();
     // As psql does it, for `CREATE FUNCTION … BEGIN ATOMIC …; …; END`.
     let (mut depth, mut begin) = (0i64, 0u32);
@@ -296,7 +299,7 @@ pub(crate) fn statements(script: &str) -> Result<Vec<Statement>, String> {
             Kind::Char(b';') if depth <= 0 && begin == 0 => {
                 if let Some(from) = start.take() {
                     out.push(Statement {
-                        sql: script.get(from..token.at.start).unwrap_or("").trim_end().to_owned(),
+                        sql: script.get(from..end).unwrap_or("").to_owned(),
                         words: std::mem::take(&mut words),
                     });
                 }
@@ -327,6 +330,7 @@ pub(crate) fn statements(script: &str) -> Result<Vec<Statement>, String> {
             _ => {}
         }
         start.get_or_insert(token.at.start);
+        end = token.at.end;
     }
     match start {
         None => Ok(out),
