@@ -153,7 +153,8 @@ pub fn place(data: &[u8]) {
     }
     if let Err(why) = s3::fuzz_credentials(text, "default") {
         let secret = text.lines().filter_map(|l| l.split_once('=')).map(|(_, v)| v.trim());
-        for secret in secret.filter(|s| s.len() > 30) {
+        // Without spaces: with them it may be the error's own words.
+        for secret in secret.filter(|s| s.len() > 30 && !s.contains(' ')) {
             assert!(!why.contains(secret), "an error tells a secret");
         }
     }
