@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Bytes per second; a slower answer is taken for none.
 const SLOWEST_LINE: u64 = 64 << 10;
+/// No object of a repository comes near it: what is larger is not ours, and not read.
+const LARGEST: u64 = 1 << 30;
 
 /// A store on top of `object_store`.
 #[derive(Clone)]
@@ -192,7 +194,12 @@ async fn at_most(inner: &dyn ObjectStore, path: &Path, range: Range<u64>) -> obj
         range: Some(range.into()),
         ..GetOptions::default()
     };
-    let mut stream = inner.get_opts(path, options).await?.into_stream();
+    listen(inner.get_opts(path, options).await?, wanted).await
+}
+
+/// What comes, until there is more of it than was to come.
+async fn listen(opened: GetResult, wanted: u64) -> object_store::Result<Bytes> {
+    let mut stream = opened.into_stream();
     let mut read = BytesMut::with_capacity(wanted.min(16 << 20) as usize);
     while read.len() as u64 <= wanted
         && let Some(more) = stream.try_next().await?
@@ -270,10 +277,24 @@ impl Store for Objects {
         let inner = self.inner()?;
         let opened = self.in_time("read", name.as_str(), 0, inner.get(&path)).await?;
         let length = opened.meta.size;
-        if self.remote {
-            self.in_time("read", name.as_str(), length, opened.bytes()).await
-        } else {
-            opened.bytes().await.map_err(failed)
+        if length > LARGEST {
+            return Err(self.not_ours(
+                name,
+                format!("it has {length} bytes, and nothing here has more than {LARGEST}"),
+            ));
+        }
+        if !self.remote {
+            return opened.bytes().await.map_err(failed);
+        }
+        let got = self
+            .in_time("read", name.as_str(), length, listen(opened, length))
+            .await?;
+        match got.len() as u64 > length {
+            true => Err(self.not_ours(
+                name,
+                format!("the server said that it has {length} bytes, and sends more"),
+            )),
+            false => Ok(got),
         }
     }
 
@@ -356,6 +377,10 @@ impl Objects {
         StoreError::new("read", name.as_str(), &self.what, Cause::Short, why)
     }
 
+    fn not_ours(&self, name: &ObjectName, why: String) -> StoreError {
+        StoreError::new("read", name.as_str(), &self.what, Cause::Short, why)
+    }
+
     fn out_of_range(&self, name: &ObjectName, range: &Range<u64>, e: &object_store::Error) -> Option<StoreError> {
         let text = format!("{e} {e:?}");
         (text.contains("OutOfRange") || text.contains("Range") || text.contains("range"))
@@ -367,9 +392,7 @@ impl Objects {
 mod tests {
     use super::*;
     use futures_util::stream::{BoxStream, StreamExt};
-    use object_store::{
-        CopyOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult, Result,
-    };
+    use object_store::{CopyOptions, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult, Result};
 
     /// Answers everything but the rest of a listing.
     #[derive(Debug)]
@@ -458,6 +481,20 @@ mod tests {
                 .contains("bytes 10..20 were asked for and 1024 came"),
             "{refused}"
         );
+        let refused = store.get(&name).await.unwrap_err();
+        assert_eq!(refused.cause, Cause::Short);
+        assert!(refused.to_string().contains("100 bytes, and sends more"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_any_object_is_not_read() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Objects::directory(place.path()).unwrap();
+        // Of nothing but a hole.
+        let file = std::fs::File::create(place.path().join("huge")).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let refused = store.get(&ObjectName::new("huge").unwrap()).await.unwrap_err();
+        assert!(refused.to_string().contains("nothing here has more than"), "{refused}");
     }
 
     #[tokio::test(start_paused = true)]
