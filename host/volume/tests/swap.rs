@@ -124,7 +124,7 @@ fn owners_can_be_set_before_the_swap() {
     std::os::unix::fs::symlink("/etc/passwd", source.join("sub/link")).unwrap();
     runtime().block_on(async {
         let (_, reader, record) = back_up(&source, ArchiveRequest::default()).await.unwrap();
-        let staged = stage(&reader, &record, &goal, OPTIONS).await.unwrap();
+        let mut staged = stage(&reader, &record, &goal, OPTIONS).await.unwrap();
         staged.set_owner("", 10991, 10991).await.unwrap();
         staged.set_owner("sub", 10006, 999).await.unwrap();
         assert!(staged.set_owner("../x", 1, 1).await.is_err());

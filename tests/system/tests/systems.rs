@@ -544,6 +544,23 @@ fn every_other_system_comes_back() {
     }
 }
 
+/// A bot's files are to belong to its user, and only root can give them away.
+#[test]
+fn who_is_not_root_is_told_whose_files_are_to_be() {
+    let mut site = Site::create();
+    let pipeline = furnish(&mut site);
+    site.prepare(&pipeline);
+    site.back_up().expect_success();
+    let args = ["--identity", "elsewhere/identity.txt", "--only", "adminbot"];
+    let drill = [&["drill", "pipeline.toml"], &args[..]].concat();
+    let drilled = site.give_to_somebody().run_json(&drill).expect_success();
+    let told = drilled.events_of("finding").any(|f| {
+        let message = f["message"].as_str().unwrap();
+        f["check"] == "owners-not-set" && message.contains("10006:10006, which only root can set")
+    });
+    assert!(told, "{drilled}");
+}
+
 #[test]
 fn a_key_that_does_not_open_refuses_the_restore() {
     let mut site = Site::create();

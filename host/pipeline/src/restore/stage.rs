@@ -219,7 +219,7 @@ async fn one(
                 if item.volumes.get(label).is_some_and(|v| v.in_place) {
                     continue;
                 }
-                let Some(tree) = staged.volumes.get(&(component.clone(), label.clone())) else {
+                let Some(tree) = staged.volumes.get_mut(&(component.clone(), label.clone())) else {
                     return Err(unplanned(&component, label));
                 };
                 tree.set_owner(path, *uid, *gid)

@@ -308,11 +308,26 @@ impl Staged {
         &self.findings
     }
 
-    /// Gives `path` (empty: all) and everything below it an owner. Set-user-id bits of files are lost by it.
-    pub async fn set_owner(&self, path: &str, uid: u32, gid: u32) -> Result<(), VolumeError> {
-        let path = TreePath::new(path)?;
+    /// Gives `path` (empty: all) and everything below it an owner. Set-user-id bits of files are lost by it. Somebody who
+    /// is not root may give nothing away: that is a finding then, as it is of the owners of the backup.
+    pub async fn set_owner(&mut self, path: &str, uid: u32, gid: u32) -> Result<(), VolumeError> {
+        let at = TreePath::new(path)?;
         let tree = self.tree.clone();
-        blocking(move || extract::set_owner(&Root::open(&tree)?, &path, uid, gid)).await
+        match blocking(move || extract::set_owner(&Root::open(&tree)?, &at, uid, gid)).await {
+            Err(VolumeError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() =>
+            {
+                let what = if path.is_empty() { "all of it" } else { path };
+                self.findings.push(Finding {
+                    check: "owners-not-set",
+                    fatal: false,
+                    message: format!("{what} is to belong to {uid}:{gid}, which only root can set"),
+                    remedy: format!("restore as root, or run `chown -R {uid}:{gid}` on it before its system starts"),
+                });
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Refuses what [`Staged::swap`] would refuse, as things are now. Changes nothing.
