@@ -153,6 +153,34 @@ pub fn count_only(label: &str, engine: Engine, table: &TableInfo) -> Result<i64,
     count(label, &format!("SELECT count(*) FROM {only}{}", table.sql_name()), &[])
 }
 
+/// How many tables are counted in one query.
+const COUNTED_TOGETHER: usize = 40;
+
+/// Rows of many small tables of PostgreSQL, themselves alone, in their order: a query costs more than they do, so many are
+/// counted by one.
+pub fn counts_only(label: &str, tables: &[&TableInfo]) -> Result<Vec<i64>, Error> {
+    let mut all = Vec::with_capacity(tables.len());
+    for some in tables.chunks(COUNTED_TOGETHER) {
+        let each = some.iter().enumerate();
+        let sql: Vec<String> = each
+            .map(|(i, t)| format!("SELECT {i}::bigint AS i, count(*) AS n FROM ONLY {}", t.sql_name()))
+            .collect();
+        let mut found = vec![None; some.len()];
+        for row in query(label, &sql.join(" UNION ALL "), &[])? {
+            let row = row?;
+            let place = usize::try_from(row.get::<i64>(0)?).ok();
+            if let Some(count) = place.and_then(|place| found.get_mut(place)) {
+                *count = Some(row.get(1)?);
+            }
+        }
+        for (table, count) in some.iter().zip(found) {
+            let missing = || Error::Inspect(format!("{label}: the rows of {} were not counted", table.full_name()));
+            all.push(count.ok_or_else(missing)?);
+        }
+    }
+    Ok(all)
+}
+
 /// Whether a relation `schema.name` is among `tables`.
 pub fn has(tables: &[TableInfo], full_name: &str) -> bool {
     tables.iter().any(|t| t.full_name() == full_name)

@@ -154,29 +154,9 @@ impl Findings {
         };
         // Small tables many to a query, large ones each by itself, as far as the host's limits let them be counted.
         let (small, large): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, rows)| *rows <= TOGETHER);
-        for some in small.chunks(40) {
-            let sql: Vec<String> = some
-                .iter()
-                .enumerate()
-                .map(|(i, (t, _))| format!("SELECT {i}::bigint AS i, count(*) AS n FROM ONLY {}", t.sql_name()))
-                .collect();
-            let counted = db::query(label, &sql.join(" UNION ALL "), &[])?.all()?;
-            if counted.len() != some.len() {
-                return Err(Error::Inspect(format!(
-                    "asked for {} row counts, got {}",
-                    some.len(),
-                    counted.len()
-                )));
-            }
-            for row in &counted {
-                let index = usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX);
-                let Some((table, expected)) = some.get(index) else {
-                    return Err(Error::Inspect(
-                        "a count came back for a table that was not asked for".into(),
-                    ));
-                };
-                compare(table, row.get(1)?, *expected);
-            }
+        let counted = db::counts_only(label, &small.iter().map(|(t, _)| *t).collect::<Vec<_>>())?;
+        for ((table, expected), found) in small.into_iter().zip(counted) {
+            compare(table, found, expected);
         }
         for (table, expected) in large {
             match db::count_within_limits(label, &format!("SELECT count(*) FROM ONLY {}", table.sql_name()))? {

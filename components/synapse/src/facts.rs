@@ -79,19 +79,6 @@ pub fn versions(label: &str) -> Result<(Option<i64>, Option<i64>), Error> {
     ))
 }
 
-/// Counts some tables in one look; the answers are in their order.
-pub fn counts(label: &str, tables: &[&TableInfo]) -> Result<Vec<i64>, Error> {
-    let mut all = Vec::with_capacity(tables.len());
-    for table in tables {
-        all.push(db::count(
-            label,
-            &format!("SELECT count(*) FROM ONLY {}", table.sql_name()),
-            &[],
-        )?);
-    }
-    Ok(all)
-}
-
 /// Adds the facts of one database.
 pub fn record(mut plan: BackupPlan, label: &str, tables: &[TableInfo]) -> Result<BackupPlan, Error> {
     plan = plan.fact(format!("locale/{label}"), locale(label)?).fact(
@@ -115,12 +102,12 @@ pub fn record(mut plan: BackupPlan, label: &str, tables: &[TableInfo]) -> Result
         .filter(|t| t.schema == "public" && t.kind == TableKind::Table && COUNTED.contains(&t.name.as_str()))
         .filter(moderate)
         .collect();
-    for (table, rows) in counted.iter().zip(counts(label, &counted)?) {
+    for (table, rows) in counted.iter().zip(db::counts_only(label, &counted)?) {
         plan = plan.fact(format!("rows/{label}/{}", table.full_name()), rows);
     }
 
     let single: Vec<&TableInfo> = single_row_tables(tables).collect();
-    for (table, rows) in single.iter().zip(counts(label, &single)?) {
+    for (table, rows) in single.iter().zip(db::counts_only(label, &single)?) {
         plan = plan.fact(format!("single-row/{label}/{}", table.full_name()), rows);
         if rows != 1 {
             plan = plan.warn(format!(

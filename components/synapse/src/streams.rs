@@ -215,72 +215,107 @@ impl Reached {
     }
 }
 
-/// Looks at every stream the database has.
+/// What is asked of one stream.
+struct Asked {
+    sequence: &'static str,
+    /// The last number given out, then the highest at each place.
+    numbers: Vec<String>,
+    places: Vec<String>,
+}
+
+/// Looks at every stream the database has, in one query: a restore is not in service before all are looked at.
 pub fn look(label: &str, tables: &[TableInfo]) -> Result<Vec<Reached>, Error> {
-    let relation = |name: &str| tables.iter().find(|t| t.schema == "public" && t.name == name);
-    let mut all = Vec::new();
-    for map in STREAMS {
-        if relation(map.sequence).is_none_or(|t| t.kind != TableKind::Sequence) {
-            continue;
-        }
-        let mut places = Vec::new();
-        let mut columns = vec![format!(
-            "(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM public.{})::bigint AS last",
-            map.sequence
-        )];
-        let highest = |column: &str| match map.negative {
-            true => format!("GREATEST(-min({column}), 0)"),
-            false => format!("COALESCE(max({column}), 0)"),
+    let asked: Vec<Asked> = STREAMS.iter().filter_map(|map| ask(map, tables)).collect();
+    let width = asked.iter().map(|a| a.numbers.len()).max().unwrap_or(0);
+    if width == 0 {
+        return Ok(Vec::new());
+    }
+    let each = asked.iter().enumerate().map(|(i, a)| {
+        // All have as many columns as the widest.
+        let numbers = (0..width).map(|n| match a.numbers.get(n) {
+            Some(number) => format!("{number}::bigint AS c{n}"),
+            None => format!("0::bigint AS c{n}"),
+        });
+        format!("SELECT {i}::bigint AS i, {}", numbers.collect::<Vec<_>>().join(", "))
+    });
+    let sql = each.collect::<Vec<_>>().join(" UNION ALL ");
+    let mut all: Vec<Option<Reached>> = vec![None; asked.len()];
+    for row in db::query(label, &sql, &[])? {
+        let row = row?;
+        let at = usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX);
+        let (Some(asked), Some(place)) = (asked.get(at), all.get_mut(at)) else {
+            return Err(Error::Inspect(format!(
+                "{label}: a stream came back that was not asked for"
+            )));
         };
-        for (table, column) in map.numbers {
-            if relation(table).is_some_and(|t| t.has_column(column)) {
-                columns.push(format!(
-                    "COALESCE((SELECT {} FROM public.{table}), 0)::bigint AS c{}",
-                    highest(column),
-                    columns.len()
-                ));
-                places.push(format!("public.{table}.{column}"));
-            }
-        }
-        if let Some(within) = &map.within
-            && relation(within.table).is_some_and(|t| within.columns.iter().all(|c| t.has_column(c)))
-        {
-            columns.push(format!(
-                "COALESCE(({}), 0)::bigint AS c{}",
-                within.highest,
-                columns.len()
-            ));
-            places.push(within.place.to_owned());
-        }
-        if let (Some(stream), Some(_)) = (map.stream, relation("stream_positions")) {
-            columns.push(format!(
-                "COALESCE((SELECT {} FROM public.stream_positions WHERE stream_name = {}), 0)::bigint AS c{}",
-                highest("stream_id"),
-                db::literal(stream),
-                columns.len()
-            ));
-            places.push(format!("stream_positions of `{stream}`"));
-        }
-        let sql = format!("SELECT {}", columns.join(", "));
-        let row = db::query(label, &sql, &[])?
-            .next()
-            .ok_or_else(|| Error::Inspect(format!("{label}: nothing came back about {}", map.sequence)))??;
         let mut reached = Reached {
-            sequence: map.sequence,
-            last: row.get(0)?,
+            sequence: asked.sequence,
+            last: row.get(1)?,
             highest: 0,
             highest_at: String::new(),
         };
-        for (i, place) in places.into_iter().enumerate() {
-            let value = row.get::<i64>(i + 1)?;
+        for (i, at) in asked.places.iter().enumerate() {
+            let value = row.get::<i64>(i + 2)?;
             if value > reached.highest {
                 reached.highest = value;
-                reached.highest_at = place;
+                reached.highest_at = at.clone();
             }
         }
-        all.push(reached);
+        *place = Some(reached);
     }
-    Ok(all)
+    asked
+        .iter()
+        .zip(all)
+        .map(|(a, reached)| {
+            reached.ok_or_else(|| Error::Inspect(format!("{label}: nothing came back about {}", a.sequence)))
+        })
+        .collect()
+}
+
+/// `None` for a sequence that this version of Synapse does not have.
+fn ask(map: &Map, tables: &[TableInfo]) -> Option<Asked> {
+    let relation = |name: &str| tables.iter().find(|t| t.schema == "public" && t.name == name);
+    relation(map.sequence).filter(|t| t.kind == TableKind::Sequence)?;
+    let mut asked = Asked {
+        sequence: map.sequence,
+        numbers: vec![format!(
+            "(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM public.{})",
+            map.sequence
+        )],
+        places: Vec::new(),
+    };
+    let mut add = |number: String, place: String| {
+        asked.numbers.push(number);
+        asked.places.push(place);
+    };
+    let highest = |column: &str| match map.negative {
+        true => format!("GREATEST(-min({column}), 0)"),
+        false => format!("COALESCE(max({column}), 0)"),
+    };
+    for (table, column) in map.numbers {
+        if relation(table).is_some_and(|t| t.has_column(column)) {
+            add(
+                format!("COALESCE((SELECT {} FROM public.{table}), 0)", highest(column)),
+                format!("public.{table}.{column}"),
+            );
+        }
+    }
+    if let Some(within) = &map.within
+        && relation(within.table).is_some_and(|t| within.columns.iter().all(|c| t.has_column(c)))
+    {
+        add(format!("COALESCE(({}), 0)", within.highest), within.place.to_owned());
+    }
+    if let (Some(stream), Some(_)) = (map.stream, relation("stream_positions")) {
+        add(
+            format!(
+                "COALESCE((SELECT {} FROM public.stream_positions WHERE stream_name = {}), 0)",
+                highest("stream_id"),
+                db::literal(stream)
+            ),
+            format!("stream_positions of `{stream}`"),
+        );
+    }
+    Some(asked)
 }
 
 /// Sequences and streams the map does not have: (sequences, streams).

@@ -127,7 +127,7 @@ fn versions(findings: &mut Findings, backup: &BackupView, label: &str) -> Result
 fn single_rows(findings: &mut Findings, backup: &BackupView, label: &str, tables: &[TableInfo]) -> Result<(), Error> {
     let single: Vec<&TableInfo> = facts::single_row_tables(tables).collect();
     let (mut wrong, mut odd) = (Vec::new(), Vec::new());
-    for (table, rows) in single.iter().zip(facts::counts(label, &single)?) {
+    for (table, rows) in single.iter().zip(db::counts_only(label, &single)?) {
         let name = table.full_name();
         let before = backup.fact_integer(&format!("single-row/{label}/{name}"));
         if rows != 1 && before == Some(rows) {
@@ -184,8 +184,19 @@ fn duplicates(findings: &mut Findings, backup: &BackupView, label: &str) -> Resu
     })
 }
 
+/// The row of a query that gives one.
+fn one_row(label: &str, sql: &str) -> Result<db::Row, Error> {
+    let nothing = || Error::Inspect(format!("{label}: nothing came back for {sql}"));
+    db::query(label, sql, &[])?.next().ok_or_else(nothing)?
+}
+
 fn one_time_keys(findings: &mut Findings, backup: &BackupView) -> Result<(), Error> {
-    let left = db::count("main", &format!("SELECT count(*) FROM {ONE_TIME_KEYS}"), &[])?;
+    const FALLBACK: &str = "public.e2e_fallback_keys_json";
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM {ONE_TIME_KEYS}) AS one_time, (SELECT count(*) FROM {FALLBACK}) AS fallback"
+    );
+    let row = one_row("main", &sql)?;
+    let (left, kept): (i64, i64) = (row.get(0)?, row.get(1)?);
     findings.push(if left == 0 {
         check("synapse-one-time-keys-empty").pass("no one-time key was restored; clients upload new ones")
     } else {
@@ -194,8 +205,6 @@ fn one_time_keys(findings: &mut Findings, backup: &BackupView) -> Result<(), Err
             format!("TRUNCATE {ONE_TIME_KEYS} before Synapse starts"),
         )
     });
-    const FALLBACK: &str = "public.e2e_fallback_keys_json";
-    let kept = db::count("main", &format!("SELECT count(*) FROM {FALLBACK}"), &[])?;
     let expected = backup.artifact(&format!("main/{FALLBACK}")).and_then(|a| a.items);
     let check = check("synapse-fallback-keys");
     findings.push(match expected {
@@ -211,13 +220,21 @@ fn one_time_keys(findings: &mut Findings, backup: &BackupView) -> Result<(), Err
 
 /// Their triggers fail when data is loaded with an empty search_path, and a careless restore goes on without them.
 fn membership_tables(findings: &mut Findings, backup: &BackupView, tables: &[TableInfo]) -> Result<(), Error> {
-    let any = |table: &str| {
-        db::scalar::<bool>(
-            "main",
-            &format!("SELECT EXISTS (SELECT 1 FROM public.{table}) AS there"),
-            &[],
-        )
-        .map(|there| there == Some(true))
+    const TABLES: [&str; 4] = [
+        "events",
+        "room_memberships",
+        "current_state_events",
+        "local_current_membership",
+    ];
+    let there = |table: &&str| db::has(tables, &format!("public.{table}"));
+    let present: Vec<&str> = TABLES.into_iter().filter(there).collect();
+    let each = present
+        .iter()
+        .map(|t| format!("EXISTS (SELECT 1 FROM public.{t}) AS {t}"));
+    let row = one_row("main", &format!("SELECT {}", each.collect::<Vec<_>>().join(", ")))?;
+    let any = |table: &str| match present.iter().position(|t| *t == table) {
+        Some(column) => row.get::<bool>(column),
+        None => Ok(false),
     };
     let check = check("synapse-membership-tables");
     if !any("events")? {
@@ -225,8 +242,8 @@ fn membership_tables(findings: &mut Findings, backup: &BackupView, tables: &[Tab
         return Ok(());
     }
     let (mut wrong, mut odd) = (Vec::new(), Vec::new());
-    for table in ["room_memberships", "current_state_events", "local_current_membership"] {
-        if db::has(tables, &format!("public.{table}")) && any(table)? {
+    for table in TABLES.into_iter().skip(1) {
+        if any(table)? {
             continue;
         }
         match backup.artifact(&format!("main/public.{table}")).and_then(|a| a.items) {
