@@ -337,6 +337,45 @@ async fn a_damaged_backup_stops_the_restore_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definitions_run_together_or_one_by_one_and_a_bad_one_is_named() {
+    let cluster = Cluster::start(&[]).unwrap();
+    create(
+        &cluster,
+        "live",
+        "CREATE TYPE mood AS ENUM ('fine'); CREATE TABLE a (x int); CREATE TABLE b (x int PRIMARY KEY); INSERT INTO b VALUES (1)",
+    );
+    let target = connection(&cluster, "live");
+    let (_, _, good) = dump(&target, &DumpRequest::default()).await;
+    let with = async |more: &'static str| {
+        tampered(&good, move |r, b| {
+            if r.name.as_str().ends_with("ddl-pre-data") {
+                b.extend_from_slice(more.as_bytes());
+                r.meta["digest"] = serde_json::Value::Null;
+            }
+        })
+        .await
+    };
+    // A new word of an enumeration cannot be used before the transaction that made it has ended: together they fail.
+    let apart = with("ALTER TYPE public.mood ADD VALUE 'low';\nCREATE TABLE public.c (m public.mood DEFAULT 'low');\n");
+    let restored = try_restore(apart.await, &target, &drill("live")).await.unwrap();
+    let there = cluster.psql(restored.scratch(), "INSERT INTO public.c DEFAULT VALUES RETURNING m");
+    assert_eq!(there.unwrap(), "low");
+    restored.drop_scratch().await.unwrap();
+
+    let bad = with("CREATE TABLE public.d (x int);\nCREATE TABLE public.d (y int);\nCREATE TABLE public.e (x int);\n");
+    let error = try_restore(bad.await, &target, &drill("live"))
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("definition `CREATE TABLE public.d (y int)`") && said.contains("already exists"),
+        "{said}"
+    );
+    assert_eq!(databases(&cluster), ["live"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_objects_are_counted_and_given_to_their_owners() {
     let cluster = Cluster::start(&[]).unwrap();
     create(

@@ -56,11 +56,42 @@ pub(super) async fn known_settings(session: &Session) -> Result<HashSet<String>>
     Ok(rows.iter().map(|r| r.get(0)).collect())
 }
 
+/// How many definitions go in one transaction: each locks what it makes until its end, and a server holds 6 400 locks
+/// where nothing else is set (64 for each of 100 connections).
+const TOGETHER: usize = 100;
+
+/// What comes before the rows. Definitions that follow each other go together, in one transaction each time, as
+/// `psql -1` would run them; where one fails they are run one by one, as `psql` would, and the failure tells which.
 pub(super) async fn define(session: &Session, statements: &[Statement], setup: &Setup) -> Result<()> {
-    for s in statements {
-        admin_or(session, &s.sql, setup, None).await?;
+    let alone = |s: &Statement| setup.role.is_some() && by_admin(&s.sql);
+    for run in statements.chunk_by(|a, b| !alone(a) && !alone(b)) {
+        for some in run.chunks(TOGETHER) {
+            let together: Vec<&str> = some.iter().map(|s| s.sql.as_str()).collect();
+            // One message of several statements is one transaction.
+            let all = together.join("\n;\n");
+            if some.len() > 1 && session.run("definitions", &all).await.is_ok() {
+                continue;
+            }
+            for s in some {
+                admin_or(session, &s.sql, setup, None).await?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Whether only the connecting role may make it, whoever is to own the rest.
+fn by_admin(sql: &str) -> bool {
+    let upper = sql.get(..40.min(sql.len())).unwrap_or(sql).to_ascii_uppercase();
+    [
+        "CREATE EXTENSION",
+        "COMMENT ON EXTENSION",
+        "CREATE EVENT TRIGGER",
+        "CREATE LANGUAGE",
+        "CREATE CAST",
+    ]
+    .iter()
+    .any(|w| upper.starts_with(w))
 }
 
 /// Runs a definition; those only the connecting role may make are made by it, whoever is to own the rest. With a step
@@ -74,18 +105,8 @@ pub(super) async fn admin_or(session: &Session, sql: &str, setup: &Setup, step: 
             .collect();
         format!("definition `{line}`")
     };
-    let upper = sql.get(..40.min(sql.len())).unwrap_or(sql).to_ascii_uppercase();
-    let admins = [
-        "CREATE EXTENSION",
-        "COMMENT ON EXTENSION",
-        "CREATE EVENT TRIGGER",
-        "CREATE LANGUAGE",
-        "CREATE CAST",
-    ]
-    .iter()
-    .any(|w| upper.starts_with(w));
     let (reset, set) = match &setup.role {
-        Some(role) if admins => ("RESET ROLE".to_owned(), format!("SET ROLE {}", quote_ident(role))),
+        Some(role) if by_admin(sql) => ("RESET ROLE".to_owned(), format!("SET ROLE {}", quote_ident(role))),
         _ => (String::new(), String::new()),
     };
     let whole = match step {

@@ -61,8 +61,9 @@ impl RestoreOptions {
             allow_drift: false,
             replace: false,
             maintenance_database: "postgres".to_owned(),
-            // A gibibyte of the server's memory in all, at most a quarter of that for one index.
-            index_memory_mib: u32::try_from(1024 / jobs).unwrap_or(128).min(256),
+            // A gibibyte of the server's memory in all. Half of it for one index took an eighth less processor time than a
+            // quarter where three million rows are sorted, all of it took more again.
+            index_memory_mib: u32::try_from(1024 / jobs).unwrap_or(128).min(512),
             resume: false,
             clears: false,
             keep_unfinished: false,
