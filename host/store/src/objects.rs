@@ -20,6 +20,9 @@ use std::time::Duration;
 const SLOWEST_LINE: u64 = 64 << 10;
 /// No object of a repository comes near it: what is larger is not ours, and not read.
 const LARGEST: u64 = 1 << 30;
+/// No repository has near as many objects: a listing that goes on beyond them is a server's that never ends one, and would
+/// fill the memory of whoever reads it.
+const MOST: usize = 4_000_000;
 
 /// A store on top of `object_store`.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct Objects {
     retain: Option<crate::s3::Retain>,
     /// First segments of names that are never retained.
     unlocked: Vec<String>,
+    /// How many entries a listing may have.
+    most: usize,
 }
 
 impl std::fmt::Debug for Objects {
@@ -114,6 +119,7 @@ impl Objects {
             blind: false,
             retain: None,
             unlocked: Vec::new(),
+            most: MOST,
         }
     }
 
@@ -350,8 +356,17 @@ impl Store for Objects {
         let inner = self.inner()?;
         let mut entries = inner.list(path.as_ref());
         let mut found = Vec::new();
+        let mut seen = 0;
         // Each page is a request of its own, and may hang like any.
         while let Some(meta) = self.in_time("list", prefix, 0, entries.try_next()).await? {
+            seen += 1;
+            if seen > self.most {
+                let why = format!(
+                    "it names more than {} objects, and no repository has as many",
+                    self.most
+                );
+                return Err(StoreError::new("list", prefix, &self.what, Cause::Other, why));
+            }
             found.extend(self.info(meta));
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -429,7 +444,7 @@ mod tests {
         }
     }
 
-    /// Sends without end, whatever range it is asked for.
+    /// Sends without end, whatever range it is asked for, and lists without end.
     #[derive(Debug)]
     struct Endless(object_store::memory::InMemory);
 
@@ -456,8 +471,15 @@ mod tests {
         fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
             self.0.delete_stream(at)
         }
-        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-            self.0.list(prefix)
+        fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            let entry = || ObjectMeta {
+                location: Path::from("a/b"),
+                last_modified: Default::default(),
+                size: 1,
+                e_tag: None,
+                version: None,
+            };
+            futures_util::stream::repeat_with(move || Ok(entry())).boxed()
         }
         async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
             self.0.list_with_delimiter(prefix).await
@@ -509,5 +531,17 @@ mod tests {
             failed.to_string().contains("there was no answer in 45 seconds"),
             "{failed}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_never_ends_is_left() {
+        let mut store = Objects::remote(
+            Arc::new(Endless(object_store::memory::InMemory::new())),
+            "endless".into(),
+        );
+        store.most = 1000;
+        let refused = store.list("a").await.unwrap_err();
+        assert_eq!(refused.cause, Cause::Other);
+        assert!(refused.to_string().contains("more than 1000 objects"), "{refused}");
     }
 }
