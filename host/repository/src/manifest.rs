@@ -240,17 +240,18 @@ pub(crate) async fn own_head(core: &Core, writer: &WriterId) -> Result<Head, Rep
         hash: core.origin(writer),
     };
     let known = remembered(core, writer)?.unwrap_or(origin);
-    let stored = places(core)
-        .await?
-        .remove(writer)
-        .and_then(|mut chain| chain.pop_last());
-    let manifest = match stored {
-        None => None,
-        Some((_, name)) => {
-            let bytes = core.store.get(&name).await?;
-            Some((Manifest::read(core, &name, &bytes)?, name))
-        }
-    };
+    let mut chain = places(core).await?.remove(writer).unwrap_or_default();
+    let mut manifest = None;
+    while let Some((_, name)) = chain.pop_last() {
+        let bytes = match core.store.get(&name).await {
+            Ok(bytes) => bytes,
+            // Forgotten long ago, and pruned between the listing and now: its tombstone keeps its place.
+            Err(e) if e.cause == Cause::Missing => continue,
+            Err(e) => return Err(e.into()),
+        };
+        manifest = Some((Manifest::read(core, &name, &bytes)?, name));
+        break;
+    }
     // A forgotten backup's place is taken for ever, also when its manifest is gone.
     let tombstones = crate::overview::tombstones(core).await?;
     let buried = tombstones

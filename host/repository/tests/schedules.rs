@@ -239,3 +239,74 @@ async fn whatever_the_order_of_requests_what_is_listed_restores() {
     assert!(orders.len() > 1, "the orders are few: {orders:?}");
     assert!(swept > 0, "no prune had anything to take");
 }
+
+/// A prune sweeps an object just before it is read.
+#[derive(Debug)]
+struct Swept {
+    inner: Arc<dyn Store>,
+    victim: ObjectName,
+}
+
+#[async_trait]
+impl Store for Swept {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
+        self.inner.put_new(name, bytes).await
+    }
+    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        if *name == self.victim {
+            self.inner.delete(name).await?;
+        }
+        self.inner.get(name).await
+    }
+    async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.inner.get_range(name, range).await
+    }
+    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
+        self.inner.head(name).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        self.inner.list(prefix).await
+    }
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.inner.delete(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_backup_follows_one_that_is_swept_while_it_looks() {
+    let place = Place::new().await;
+    let inner: Arc<dyn Store> = Arc::new(Objects::memory());
+    Repository::init(inner.clone(), &place.writer, &place.recipients())
+        .await
+        .unwrap();
+    let repository = Repository::open(inner.clone(), place.as_writer()).await.unwrap();
+    let kept = backup(&repository, &[("s/t", &rows(1, 100))]).await.unwrap();
+    let gone = backup(&repository, &[("s/t", &rows(51, 150))]).await.unwrap();
+    repository.forget(&gone.id, "retention").await.unwrap();
+    let manifests = inner.list("manifests").await.unwrap();
+    let victim = manifests.last().unwrap().name.clone();
+    assert_eq!((manifests.len(), gone.sequence), (2, 2));
+
+    let store = Arc::new(Swept {
+        inner: inner.clone(),
+        victim: victim.clone(),
+    });
+    // Knows nothing from before, so that it has to look.
+    let access = Access {
+        cache_dir: place.dir.path().join("another"),
+        state_dir: place.dir.path().join("another-state"),
+        ..place.as_writer()
+    };
+    let repository = Repository::open(store, access).await.unwrap();
+    let next = backup(&repository, &[("s/t", &rows(101, 200))]).await.unwrap();
+    assert_eq!(inner.head(&victim).await.unwrap(), None, "it was looked at");
+    assert_eq!(next.sequence, 3);
+    let reader = Repository::open(inner, place.as_reader("after")).await.unwrap();
+    let listed: Vec<BackupId> = reader.backups().await.unwrap().into_iter().map(|b| b.id).collect();
+    assert_eq!(listed, [kept.id, next.id.clone()]);
+    let open = reader.read(next.id.as_str()).await.unwrap();
+    assert_eq!(read_artifact(&open, "s/t").await.unwrap(), rows(101, 200));
+}
