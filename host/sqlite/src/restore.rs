@@ -10,6 +10,8 @@ use crate::look::blocking;
 use crate::{Sqlite, SqliteError, SqliteMeta};
 use essrun_artifact::{ArtifactRecord, BackupReader, Progress};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +47,7 @@ pub struct Staged {
     replace: bool,
     warnings: Vec<String>,
     _remove: Remove,
+    _alive: Option<File>,
 }
 
 /// What the swap did.
@@ -143,7 +146,6 @@ pub async fn plan(destination: &Path, replace: bool) -> Result<PathBuf, SqliteEr
 
 fn writable(directory: &Path) -> Result<(), SqliteError> {
     use rustix::fs::{Access, AtFlags, CWD};
-    use rustix::io::Errno;
     match rustix::fs::accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
         Err(Errno::ACCESS | Errno::PERM) => Err(refuse(
@@ -177,6 +179,7 @@ pub async fn restore(
     hidden.push(&name);
     hidden.push(format!("{STAGED}{}", hex_id()));
     let path = parent.join(hidden);
+    let alive = alive(&parent).await?;
     let mut file = File::options()
         .write(true)
         .create_new(true)
@@ -206,7 +209,29 @@ pub async fn restore(
         replace: options.replace,
         warnings,
         _remove: remove,
+        _alive: alive,
     })
+}
+
+/// Says, as long as it is open, that somebody has a staged file in this directory. The directory is locked and not the
+/// file, since SQLite has locks of its own on that.
+async fn alive(parent: &Path) -> Result<Option<File>, SqliteError> {
+    let parent = parent.to_owned();
+    blocking(move || {
+        let directory = match File::open(&parent) {
+            Ok(directory) => directory,
+            // Written to but not read: nobody looks for leftovers there.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(None),
+            Err(e) => return Err(io("open", &parent)(e)),
+        };
+        match rustix::fs::flock(&directory, FlockOperation::LockShared) {
+            Ok(()) => Ok(Some(directory)),
+            // Some network file systems lock no directories.
+            Err(Errno::BADF | Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => Ok(None),
+            Err(e) => Err(io("lock the directory", &parent)(e.into())),
+        }
+    })
+    .await
 }
 
 /// Has SQLite check the staged file, compares it with its description, gives it its owner.
@@ -403,7 +428,6 @@ fn swap(staged: &Staged) -> Result<Swapped, SqliteError> {
 
 fn rename_new(from: &Path, to: &Path) -> Result<(), SqliteError> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
-    use rustix::io::Errno;
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if to.symlink_metadata().is_err() => {
@@ -413,7 +437,8 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), SqliteError> {
     }
 }
 
-/// Staged files that interrupted restores to `destination` left behind; each is safe to remove.
+/// Staged files that interrupted restores to `destination` left behind; each is safe to remove. As long as somebody is at
+/// work in that directory there are none: which of them are theirs cannot be told.
 pub async fn list_leftovers(destination: &Path) -> Result<Vec<PathBuf>, SqliteError> {
     let (parent, name) = place(destination)?;
     blocking(move || {
@@ -421,6 +446,11 @@ pub async fn list_leftovers(destination: &Path) -> Result<Vec<PathBuf>, SqliteEr
         prefix.extend_from_slice(name.as_bytes());
         prefix.extend_from_slice(STAGED.as_bytes());
         let mut found = Vec::new();
+        // Held while looking, so that what is found was there before anybody who begins now.
+        let directory = File::open(&parent).map_err(io("open", &parent))?;
+        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            return Ok(found);
+        }
         for entry in parent.read_dir().map_err(io("read the directory", &parent))? {
             let entry = entry.map_err(io("read the directory", &parent))?;
             if entry.file_name().as_bytes().starts_with(&prefix) {

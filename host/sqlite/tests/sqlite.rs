@@ -319,8 +319,15 @@ fn what_was_live_is_kept_with_its_log() {
         );
         assert_eq!(names(&place), ["db", "db-wal"]);
         let staged = go(REPLACE).await.unwrap();
-        assert_eq!(list_leftovers(&goal).await.unwrap(), [staged.path()]);
+        let killed = place.join(".db.essrun-restore-0000");
+        std::fs::copy(staged.path(), &killed).unwrap();
+        let beside = go(REPLACE).await.unwrap();
+        assert!(list_leftovers(&goal).await.unwrap().is_empty(), "somebody is at work");
+        drop(beside);
+        assert!(list_leftovers(&goal).await.unwrap().is_empty(), "and still is");
         drop(staged);
+        assert_eq!(list_leftovers(&goal).await.unwrap(), [killed.as_path()]);
+        std::fs::remove_file(&killed).unwrap();
         assert_eq!(names(&place), ["db", "db-wal"], "dropped, nothing happened");
         let kept = go(REPLACE).await.unwrap().swap().await.unwrap().kept.unwrap();
         // No log stands beside the new one…
