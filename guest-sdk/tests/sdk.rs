@@ -126,6 +126,37 @@ fn what_the_host_does_not_let_be_counted_is_said_and_not_failed() {
 }
 
 /// A database that answers a page's query as PostgreSQL would, from numbers in order.
+#[test]
+fn many_small_tables_are_counted_by_few_queries_and_none_is_forgotten() {
+    let names: Vec<String> = (0..95).map(|i| format!("public.t{i:02}")).collect();
+    let database = || {
+        names
+            .iter()
+            .enumerate()
+            .fold(Database::postgres(), |d, (i, name)| d.table(name, &["id"], i as u64))
+    };
+    let asked = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = asked.clone();
+    let counting = database().answer_with(move |sql, _| {
+        count.set(count.get() + usize::from(sql.contains("count(*)")));
+        None
+    });
+    let all = |world: World| {
+        world.run(|| {
+            let tables = db::tables("main").unwrap();
+            db::counts_only("main", &tables.iter().collect::<Vec<_>>())
+        })
+    };
+    let counts = all(World::new().database("main", counting)).unwrap();
+    assert_eq!(counts, (0..95).collect::<Vec<i64>>());
+    assert_eq!(asked.get(), 3);
+
+    // A server that answers about fewer tables than it was asked for.
+    let short = database().answer("t94", &[&[0.into(), 80.into()], &[14.into(), 94.into()]]);
+    let error = all(World::new().database("main", short)).unwrap_err().to_string();
+    assert!(error.contains("the rows of public.t81 were not counted"), "{error}");
+}
+
 fn numbers(all: u64, ordered: bool) -> World {
     let database = Database::postgres().answer_with(move |sql, _| {
         assert!(sql.contains("ORDER BY k.\"id\" COLLATE \"C\" LIMIT 100000"), "{sql}");

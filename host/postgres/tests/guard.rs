@@ -416,6 +416,15 @@ async fn limits_hold() {
     assert_eq!(page.next(3).await.unwrap().len(), 1);
     drop(page);
 
+    // What a query may spill to the server's disk is bounded where the server lets us; where it does not, its log is not
+    // filled with our tries.
+    let bound = "SELECT pg_catalog.current_setting('temp_file_limit')";
+    assert_eq!(run(bound, limits()).await.unwrap()[0][0], Cell::Text("1GB".into()));
+    let weak = Inspector::new(connection(&cluster, "s").with_user("weak", None));
+    let found = weak.query(bound, vec![], &limits()).await.unwrap().all().await;
+    assert_eq!(found.unwrap()[0][0], Cell::Text("-1".into()));
+    assert!(!cluster.log().contains("temp_file_limit"), "{}", cluster.log());
+
     let mut open = Vec::new();
     for _ in 0..8 {
         open.push(inspector.query("SELECT 1", vec![], &limits()).await.unwrap());

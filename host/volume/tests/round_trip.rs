@@ -112,6 +112,48 @@ fn set_time(path: &Path, tv_sec: i64, tv_nsec: i64) {
 }
 
 #[test]
+fn hard_links_whose_file_stays_behind_become_files_and_it_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, goal) = (dir.path().join("source"), dir.path().join("goal"));
+    std::fs::create_dir_all(source.join("zz")).unwrap();
+    std::fs::write(source.join("first"), b"of all").unwrap();
+    for other in ["zz/second", "zz/third"] {
+        std::fs::hard_link(source.join("first"), source.join(other)).unwrap();
+    }
+    std::fs::write(source.join("zz/plain"), b"alone").unwrap();
+    runtime().block_on(async {
+        let (report, reader, record) = back_up(&source, ArchiveRequest::default()).await.unwrap();
+        assert_eq!(report.hardlinks, 2);
+        let extract = async |path: &str, to: &Path| {
+            let path = TreePath::new(path).unwrap();
+            let extracted = restore::extract(reader.clone(), &record, &path, to, OPTIONS, Arc::new(NoProgress));
+            let findings = extracted
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|f| (f.check, f.fatal, f.message));
+            findings
+                .filter(|(check, ..)| *check != "owners-not-set")
+                .collect::<Vec<_>>()
+        };
+        let found = extract("zz", &goal).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (check, fatal, said) = &found[0];
+        assert_eq!((*check, *fatal), ("hard-links-copied", false));
+        assert!(
+            said.starts_with('2') && said.contains("the same file as first"),
+            "{said}"
+        );
+        for name in ["second", "third"] {
+            assert_eq!(std::fs::read(goal.join(name)).unwrap(), b"of all");
+            assert_eq!(goal.join(name).metadata().unwrap().nlink(), 1);
+        }
+        // What is no link is not spoken of.
+        assert!(extract("zz/plain", &dir.path().join("plain")).await.is_empty());
+    });
+}
+
+#[test]
 fn everything_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (source, goal) = (dir.path().join("source"), dir.path().join("goal"));
