@@ -23,11 +23,11 @@ async fn a_table_rewritten_while_it_is_read_in_parts_is_of_one_instant() {
     let source = connection(&cluster, "bank");
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = Vec::new();
-    for w in 0..3i32 {
+    for w in 0..3i64 {
         let session = Session::open(&source).await.unwrap();
         let stop = stop.clone();
         writers.push(tokio::spawn(async move {
-            let mut n = 0i32;
+            let mut n = 0i64;
             while !stop.load(Ordering::Relaxed) {
                 n += 1;
                 let (from, to) = (1 + (n * 7919 + w * 31) % 20000, 1 + (n * 104_729 + w * 17) % 20000);
