@@ -153,29 +153,43 @@ pub fn count_only(label: &str, engine: Engine, table: &TableInfo) -> Result<i64,
     count(label, &format!("SELECT count(*) FROM {only}{}", table.sql_name()), &[])
 }
 
+/// The row of each of many SELECTs that give one, in their order, by a single query: it costs more than what is asked for.
+/// Each is given as what stands behind `SELECT`, all with the same columns, which are counted from 1 in the row. `None`:
+/// nothing came back.
+pub fn together(label: &str, selects: &[String]) -> Result<Vec<Option<Row>>, Error> {
+    let mut all = vec![None; selects.len()];
+    if selects.is_empty() {
+        return Ok(all);
+    }
+    let each = selects.iter().enumerate();
+    let sql: Vec<String> = each.map(|(i, s)| format!("SELECT {i}::bigint AS i, {s}")).collect();
+    for row in query(label, &sql.join(" UNION ALL "), &[])? {
+        let row = row?;
+        let at = usize::try_from(row.get::<i64>(0)?).ok();
+        match at.and_then(|at| all.get_mut(at)) {
+            Some(place) => *place = Some(row),
+            None => {
+                return Err(Error::Inspect(format!(
+                    "{label}: a row came back that was not asked for"
+                )));
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// How many tables are counted in one query.
 const COUNTED_TOGETHER: usize = 40;
 
-/// Rows of many small tables of PostgreSQL, themselves alone, in their order: a query costs more than they do, so many are
-/// counted by one.
+/// Rows of many small tables of PostgreSQL, themselves alone, in their order.
 pub fn counts_only(label: &str, tables: &[&TableInfo]) -> Result<Vec<i64>, Error> {
     let mut all = Vec::with_capacity(tables.len());
     for some in tables.chunks(COUNTED_TOGETHER) {
-        let each = some.iter().enumerate();
-        let sql: Vec<String> = each
-            .map(|(i, t)| format!("SELECT {i}::bigint AS i, count(*) AS n FROM ONLY {}", t.sql_name()))
-            .collect();
-        let mut found = vec![None; some.len()];
-        for row in query(label, &sql.join(" UNION ALL "), &[])? {
-            let row = row?;
-            let place = usize::try_from(row.get::<i64>(0)?).ok();
-            if let Some(count) = place.and_then(|place| found.get_mut(place)) {
-                *count = Some(row.get(1)?);
-            }
-        }
-        for (table, count) in some.iter().zip(found) {
+        let count = |t: &&TableInfo| format!("count(*) AS n FROM ONLY {}", t.sql_name());
+        let found = together(label, &some.iter().map(count).collect::<Vec<_>>())?;
+        for (table, row) in some.iter().zip(found) {
             let missing = || Error::Inspect(format!("{label}: the rows of {} were not counted", table.full_name()));
-            all.push(count.ok_or_else(missing)?);
+            all.push(row.ok_or_else(missing)?.get(1)?);
         }
     }
     Ok(all)

@@ -125,7 +125,6 @@ fn what_the_host_does_not_let_be_counted_is_said_and_not_failed() {
     assert!(world.run(|| Plain::verify(&v)).unwrap_err().text().contains("gone"));
 }
 
-/// A database that answers a page's query as PostgreSQL would, from numbers in order.
 #[test]
 fn many_small_tables_are_counted_by_few_queries_and_none_is_forgotten() {
     let names: Vec<String> = (0..95).map(|i| format!("public.t{i:02}")).collect();
@@ -157,6 +156,7 @@ fn many_small_tables_are_counted_by_few_queries_and_none_is_forgotten() {
     assert!(error.contains("the rows of public.t81 were not counted"), "{error}");
 }
 
+/// A database that answers a page's query as PostgreSQL would, from numbers in order.
 fn numbers(all: u64, ordered: bool) -> World {
     let database = Database::postgres().answer_with(move |sql, _| {
         assert!(sql.contains("ORDER BY k.\"id\" COLLATE \"C\" LIMIT 100000"), "{sql}");

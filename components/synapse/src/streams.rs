@@ -227,49 +227,33 @@ struct Asked {
 pub fn look(label: &str, tables: &[TableInfo]) -> Result<Vec<Reached>, Error> {
     let asked: Vec<Asked> = STREAMS.iter().filter_map(|map| ask(map, tables)).collect();
     let width = asked.iter().map(|a| a.numbers.len()).max().unwrap_or(0);
-    if width == 0 {
-        return Ok(Vec::new());
-    }
-    let each = asked.iter().enumerate().map(|(i, a)| {
-        // All have as many columns as the widest.
-        let numbers = (0..width).map(|n| match a.numbers.get(n) {
-            Some(number) => format!("{number}::bigint AS c{n}"),
-            None => format!("0::bigint AS c{n}"),
-        });
-        format!("SELECT {i}::bigint AS i, {}", numbers.collect::<Vec<_>>().join(", "))
-    });
-    let sql = each.collect::<Vec<_>>().join(" UNION ALL ");
-    let mut all: Vec<Option<Reached>> = vec![None; asked.len()];
-    for row in db::query(label, &sql, &[])? {
-        let row = row?;
-        let at = usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX);
-        let (Some(asked), Some(place)) = (asked.get(at), all.get_mut(at)) else {
-            return Err(Error::Inspect(format!(
-                "{label}: a stream came back that was not asked for"
-            )));
-        };
+    // All have as many columns as the widest.
+    let columns = |a: &Asked| {
+        let number = |n| a.numbers.get(n).map_or("0", String::as_str);
+        let each: Vec<String> = (0..width).map(|n| format!("{}::bigint AS c{n}", number(n))).collect();
+        each.join(", ")
+    };
+    let rows = db::together(label, &asked.iter().map(columns).collect::<Vec<_>>())?;
+    let mut all = Vec::with_capacity(asked.len());
+    for (asked, row) in asked.into_iter().zip(rows) {
+        let missing = || Error::Inspect(format!("{label}: nothing came back about {}", asked.sequence));
+        let row = row.ok_or_else(missing)?;
         let mut reached = Reached {
             sequence: asked.sequence,
             last: row.get(1)?,
             highest: 0,
             highest_at: String::new(),
         };
-        for (i, at) in asked.places.iter().enumerate() {
+        for (i, place) in asked.places.into_iter().enumerate() {
             let value = row.get::<i64>(i + 2)?;
             if value > reached.highest {
                 reached.highest = value;
-                reached.highest_at = at.clone();
+                reached.highest_at = place;
             }
         }
-        *place = Some(reached);
+        all.push(reached);
     }
-    asked
-        .iter()
-        .zip(all)
-        .map(|(a, reached)| {
-            reached.ok_or_else(|| Error::Inspect(format!("{label}: nothing came back about {}", a.sequence)))
-        })
-        .collect()
+    Ok(all)
 }
 
 /// `None` for a sequence that this version of Synapse does not have.

@@ -240,41 +240,6 @@ async fn whatever_the_order_of_requests_what_is_listed_restores() {
     assert!(swept > 0, "no prune had anything to take");
 }
 
-/// A prune sweeps an object just before it is read.
-#[derive(Debug)]
-struct Swept {
-    inner: Arc<dyn Store>,
-    victim: ObjectName,
-}
-
-#[async_trait]
-impl Store for Swept {
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-    async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Outcome, StoreError> {
-        self.inner.put_new(name, bytes).await
-    }
-    async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
-        if *name == self.victim {
-            self.inner.delete(name).await?;
-        }
-        self.inner.get(name).await
-    }
-    async fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.inner.get_range(name, range).await
-    }
-    async fn head(&self, name: &ObjectName) -> Result<Option<ObjectInfo>, StoreError> {
-        self.inner.head(name).await
-    }
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        self.inner.list(prefix).await
-    }
-    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        self.inner.delete(name).await
-    }
-}
-
 #[tokio::test]
 async fn a_backup_follows_one_that_is_swept_while_it_looks() {
     let place = Place::new().await;
@@ -290,10 +255,9 @@ async fn a_backup_follows_one_that_is_swept_while_it_looks() {
     let victim = manifests.last().unwrap().name.clone();
     assert_eq!((manifests.len(), gone.sequence), (2, 2));
 
-    let store = Arc::new(Swept {
-        inner: inner.clone(),
-        victim: victim.clone(),
-    });
+    // As a prune does it, just before it is read.
+    let store = Watched::new(inner.clone());
+    store.vanish(victim.as_str());
     // Knows nothing from before, so that it has to look.
     let access = Access {
         cache_dir: place.dir.path().join("another"),

@@ -389,7 +389,7 @@ impl Store for Objects {
 impl Objects {
     fn short(&self, name: &ObjectName, range: &Range<u64>, got: u64) -> StoreError {
         let why = format!("bytes {}..{} were asked for and {got} came", range.start, range.end);
-        StoreError::new("read", name.as_str(), &self.what, Cause::Short, why)
+        self.not_ours(name, why)
     }
 
     fn not_ours(&self, name: &ObjectName, why: String) -> StoreError {
