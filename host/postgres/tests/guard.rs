@@ -424,6 +424,13 @@ async fn limits_hold() {
     let found = weak.query(bound, vec![], &limits()).await.unwrap().all().await;
     assert_eq!(found.unwrap()[0][0], Cell::Text("-1".into()));
     assert!(!cluster.log().contains("temp_file_limit"), "{}", cluster.log());
+    if inspector.info().await.unwrap().server_version_number >= 150_000 {
+        cluster
+            .psql("s", "GRANT SET ON PARAMETER temp_file_limit TO weak")
+            .unwrap();
+        let found = weak.query(bound, vec![], &limits()).await.unwrap().all().await;
+        assert_eq!(found.unwrap()[0][0], Cell::Text("1GB".into()), "whom it was granted to");
+    }
 
     let mut open = Vec::new();
     for _ in 0..8 {

@@ -78,12 +78,16 @@ pub(super) async fn run(inspector: &Inspector, sql: &str, params: Vec<Cell>, lim
     let deadline = || slow(limits);
     let opening = async {
         let session = inspector.session().await?;
-        // temp_file_limit is a superuser's setting: without that right the time limit has to do. Asked, not tried: each
-        // refusal would be a line in the server's log.
+        // temp_file_limit is a superuser's setting, or since 15 of whom it was granted to: without that right the time
+        // limit has to do. Asked, not tried: each refusal would be a line in the server's log.
+        let may = match session.version().await? {
+            150_000.. => "pg_catalog.has_parameter_privilege(rolname, 'temp_file_limit', 'SET')",
+            _ => "rolsuper",
+        };
         let bounds = format!(
             "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 5000; \
              SELECT pg_catalog.set_config('temp_file_limit', '1GB', true) FROM pg_catalog.pg_roles \
-             WHERE rolname = current_user AND rolsuper",
+             WHERE rolname = current_user AND {may}",
             limits.timeout.as_millis().max(1)
         );
         session.run("limits", &bounds).await?;
